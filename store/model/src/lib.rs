@@ -1,0 +1,39 @@
+//! The vocabulary of Shale: ids, names, trees, layers, templates, packs, plans, their byte formats and
+//! limits, and the seams between the parts. Pure: nothing here does I/O.
+//!
+//! ```
+//! use shale_model::{ChunkId, Reference};
+//!
+//! let reference: Reference = "demo/base:12".parse()?;
+//! assert_eq!(reference.name.tag(), "12");
+//! assert_eq!(ChunkId::of(b"").short(), "af1349b9f5f9");
+//! # Ok::<(), shale_model::ReferenceError>(())
+//! ```
+
+pub mod limits;
+
+mod bytes;
+mod compose;
+mod entry;
+mod frame;
+mod id;
+mod layer;
+mod name;
+mod pack;
+mod plan;
+mod reference;
+mod seam;
+mod template;
+
+pub use bytes::*;
+
+pub use entry::*;
+pub use frame::*;
+pub use id::*;
+
+pub use name::*;
+pub use pack::*;
+
+pub use reference::*;
+pub use seam::*;
+pub use template::*;
