@@ -2,8 +2,7 @@
 
 use crate::id::ChunkId;
 use crate::limits::{
-    MAX_CHUNK_BYTES, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_VALUE_BYTES,
-    MAX_XATTRS,
+    MAX_CHUNK_BYTES, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_BYTES, MAX_XATTRS,
 };
 use crate::name::{Name, TreePath};
 
@@ -25,11 +24,14 @@ pub struct Mtime {
 ///
 /// ACLs are kept in the form that `getxattr` returns (version 2 of `posix_acl_xattr`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Xattrs(Vec<(Box<[u8]>, Box<[u8]>)>);
+pub struct Xattrs(Vec<XattrPair>);
+
+/// Name and value of one extended attribute.
+pub type XattrPair = (Box<[u8]>, Box<[u8]>);
 
 impl Xattrs {
     /// Sorts and checks `pairs` of name and value.
-    pub fn new(mut pairs: Vec<(Box<[u8]>, Box<[u8]>)>) -> Result<Self, EntryError> {
+    pub fn new(mut pairs: Vec<XattrPair>) -> Result<Self, EntryError> {
         pairs.sort();
         let twice = pairs.windows(2).any(|pair| pair[0].0 == pair[1].0);
         let bad_name =
@@ -40,10 +42,14 @@ impl Xattrs {
         if twice || pairs.iter().any(|(name, _)| bad_name(name)) {
             return Err(EntryError::XattrName);
         }
-        match pairs.iter().find(|(_, v)| v.len() > MAX_XATTR_VALUE_BYTES) {
-            Some((_, value)) => Err(EntryError::XattrValue(value.len())),
-            None => Ok(Self(pairs)),
+        let total = pairs
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        if total > MAX_XATTR_BYTES {
+            return Err(EntryError::XattrBytes(total));
         }
+        Ok(Self(pairs))
     }
 
     /// Name and value of each attribute, in order of name.
@@ -277,9 +283,9 @@ pub enum EntryError {
     /// An attribute name that is empty, too long, holds a NUL, or stands twice.
     #[error("an extended attribute's name is empty, too long or there twice")]
     XattrName,
-    /// A value of more than [`MAX_XATTR_VALUE_BYTES`].
-    #[error("an extended attribute has {0} bytes; the limit is {MAX_XATTR_VALUE_BYTES}")]
-    XattrValue(usize),
+    /// Names and values of more than [`MAX_XATTR_BYTES`] together.
+    #[error("the extended attributes have {0} bytes; the limit is {MAX_XATTR_BYTES}")]
+    XattrBytes(usize),
     /// A run of no bytes, or a chunk of more than [`MAX_CHUNK_BYTES`].
     #[error("a run of a file's content has an impossible length")]
     ExtentLength,

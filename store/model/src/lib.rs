@@ -26,14 +26,13 @@ mod seam;
 mod template;
 
 pub use bytes::*;
-
+pub use compose::*;
 pub use entry::*;
 pub use frame::*;
 pub use id::*;
-
 pub use name::*;
 pub use pack::*;
-
+pub use plan::*;
 pub use reference::*;
 pub use seam::*;
 pub use template::*;

@@ -13,8 +13,9 @@ pub const MAX_PATH_BYTES: usize = 4095;
 /// Longest target of a symbolic link, in bytes: what one ext4 block and `PATH_MAX` hold.
 pub const MAX_SYMLINK_BYTES: usize = 4095;
 
-/// Longest value of one extended attribute, in bytes: `XATTR_SIZE_MAX` of Linux.
-pub const MAX_XATTR_VALUE_BYTES: usize = 65_536;
+/// Most bytes of names and values of one entry's extended attributes: `XATTR_SIZE_MAX` of Linux for one
+/// value, and twice that for all, so that an entry fits into a page.
+pub const MAX_XATTR_BYTES: usize = 128 * 1024;
 
 /// Most extended attributes of one entry. `XATTR_LIST_MAX` allows 64 KiB of names; real files have
 /// less than ten.
