@@ -30,6 +30,7 @@ pub use compose::*;
 pub use entry::*;
 pub use frame::*;
 pub use id::*;
+pub use layer::*;
 pub use name::*;
 pub use pack::*;
 pub use plan::*;
