@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::memory::{Content, MemoryFiles, Names, Node, NodeId, Nodes, PAGE_BYTES, Page};
+use crate::content::{Content, PAGE_BYTES, Page};
+use crate::memory::{MemoryFiles, Names, Node, NodeId, Nodes};
 
 /// The smallest unit that a disk writes as a whole.
 const SECTOR_BYTES: usize = 512;

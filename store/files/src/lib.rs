@@ -19,6 +19,7 @@
 
 pub mod conformance;
 
+mod content;
 mod crash;
 mod dir;
 mod durable;
