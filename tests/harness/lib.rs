@@ -1,0 +1,22 @@
+//! What tests, benches and the demo's checks share: inputs from real Debian packages, virtual machines, mounts,
+//! trees that hold everything Linux has, and the built `shale` program.
+//!
+//! Everything that is started or mounted here ends when its guard is dropped, also when a test fails.
+
+mod base;
+mod mounts;
+mod nasty;
+mod qemu;
+mod qmp;
+mod shale;
+mod tools;
+mod tree;
+
+pub use base::{App, Input};
+pub use mounts::LoopMount;
+pub use nasty::build_nasty_tree;
+pub use qemu::{Disk, Forward, Machine, Qemu, free_port};
+pub use qmp::Qmp;
+pub use shale::Shale;
+pub use tools::{need_root, repository, run, tool};
+pub use tree::{compare_trees, tree_differences};

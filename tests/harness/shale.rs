@@ -1,0 +1,61 @@
+//! The built `shale` program, run as a user without any history would run it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+/// Runs `shale` with an empty home directory of its own, which goes when this is dropped.
+#[derive(Debug)]
+pub struct Shale {
+    program: PathBuf,
+    home: TempDir,
+}
+
+impl Shale {
+    /// Finds the program and makes a home.
+    ///
+    /// The program is another package's, so Cargo builds it only when told (`cargo build --release
+    /// --workspace`, which `make test` and CI do first); it lies where Cargo put it, one directory above the
+    /// running test.
+    ///
+    /// # Errors
+    ///
+    /// The program has not been built.
+    pub fn new() -> Result<Self> {
+        let test = std::env::current_exe().context("find the running test")?;
+        let profile = test
+            .parent()
+            .and_then(Path::parent)
+            .context("find the target directory")?;
+        let program = profile.join("shale");
+        ensure!(
+            program.exists(),
+            "{} is not built: run cargo build --release --workspace (make test does)",
+            program.display()
+        );
+        let home = tempfile::tempdir().context("make a home directory")?;
+        Ok(Self { program, home })
+    }
+
+    /// `shale` with no argument yet. It sees no variable of the test's environment but `PATH`, so that nobody's
+    /// settings change a test.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("HOME", self.home.path())
+            .current_dir(self.home.path());
+        command
+    }
+
+    /// The home directory, which is also the working directory.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+}
