@@ -1,0 +1,25 @@
+# What one does with the repository, by name. The work is in dev/ and .ci/; `make help` lists the targets.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help build test lint fmt demo demo-stop bench fuzz
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+build: ## the program, as target/release/shale in the directory that dev/env names
+	dev/packages build
+	dev/check build
+
+test: ## every test; as root also those that mount, boot and make devices
+	dev/packages build test
+	dev/check build inputs tests examples
+
+lint: ## format, clippy, licences and bans, documentation, scripts
+	dev/packages build lint
+	dev/check lock format scripts deny clippy docs
+
+fmt: ## formats the sources
+	cargo fmt --all
+
+demo demo-stop bench fuzz:
+	@echo "make $@ is not built yet" && false
