@@ -1,1 +1,28 @@
-//! Under construction.
+//! The lazy read engine: a plan, a chunk cache and a source of chunks become a disk.
+//!
+//! ```text
+//! Disk (BlockDevice)          what NBD and FUSE show
+//!   Overlay                   the guest's writes, on this host
+//!   View                      the plan cut into pieces
+//!     ChunkReader             cache hit | one flight per missing frame -> verify -> cache
+//!       Cache                 chunks on this host's disk, with a hard byte cap
+//!       Fetch (seam)          the local repository or a registry
+//! ```
+//! Every byte of a layer was hashed by this process before it leaves (I2): when it was fetched, or
+//! at its first use after a start. A source that does not answer makes a read wait, never fail (I8).
+
+mod cache;
+mod disk;
+mod observe;
+mod overlay;
+mod plan_file;
+mod reader;
+mod view;
+
+pub use cache::{Cache, CacheError, CacheSettings, MIN_CAP_BYTES};
+pub use disk::Disk;
+pub use observe::{Counters, Observer, Source};
+pub use overlay::{Overlay, OverlayError, UNIT_BYTES};
+pub use plan_file::{PlanFile, PlanFileError, open as open_plan};
+pub use reader::{ChunkReader, ReadError, RetrySettings};
+pub use view::View;

@@ -1,0 +1,282 @@
+//! What the cache decides, as values: where a chunk goes and which segment leaves. No I/O.
+
+use std::collections::{BTreeMap, HashMap};
+
+use shale_model::ChunkId;
+
+/// Number of a segment; later segments have higher ones.
+pub(super) type SegmentNo = u64;
+
+/// Bytes that one record of a segment's list of chunks takes.
+pub(super) const RECORD_BYTES: u64 = 40;
+
+/// Where a chunk lies in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) segment: SegmentNo,
+    pub(super) offset: u32,
+    pub(super) len: u32,
+}
+
+/// A chunk in the index.
+#[derive(Debug, Clone, Copy)]
+struct Cached {
+    slot: Slot,
+    /// Whether this process has hashed it.
+    verified: bool,
+}
+
+/// A segment as the index knows it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Segment {
+    /// Bytes reserved in its data file.
+    data: u64,
+    /// Chunks that were reserved in it.
+    records: u64,
+    /// Reads since it was filled: a segment that was used gets one more round.
+    used: bool,
+}
+
+impl Segment {
+    fn bytes(&self) -> u64 {
+        self.data + self.records * RECORD_BYTES
+    }
+}
+
+/// What to do to store a chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placement {
+    /// Segments to remove first.
+    pub(super) evict: Vec<SegmentNo>,
+    /// Where the chunk goes.
+    pub(super) slot: Slot,
+    /// Number of its record in the segment's list.
+    pub(super) record: u64,
+    /// Whether its segment is new.
+    pub(super) new_segment: bool,
+}
+
+/// The index of the cache: chunks and segments, never more than `cap` bytes in all.
+#[derive(Debug)]
+pub(super) struct Index {
+    cap: u64,
+    segment_bytes: u64,
+    chunks: HashMap<ChunkId, Cached>,
+    segments: BTreeMap<SegmentNo, Segment>,
+    bytes: u64,
+    next: SegmentNo,
+}
+
+impl Index {
+    /// An empty index. At least four segments fit under the cap, so that eviction takes parts.
+    pub(super) fn new(cap: u64, segment_bytes: u64) -> Self {
+        Self {
+            cap,
+            segment_bytes: segment_bytes.min(cap / 4),
+            chunks: HashMap::new(),
+            segments: BTreeMap::new(),
+            bytes: 0,
+            next: 0,
+        }
+    }
+
+    /// Takes up a segment found on disk: its chunks are to be verified at first use.
+    pub(super) fn adopt(&mut self, segment: SegmentNo, chunks: &[(ChunkId, u32, u32)], data: u64) {
+        for &(id, offset, len) in chunks {
+            let slot = Slot {
+                segment,
+                offset,
+                len,
+            };
+            let verified = false;
+            self.chunks.insert(id, Cached { slot, verified });
+        }
+        let state = Segment {
+            data,
+            records: chunks.len() as u64,
+            used: false,
+        };
+        self.bytes += state.bytes();
+        self.segments.insert(segment, state);
+        self.next = self.next.max(segment + 1);
+    }
+
+    /// Where `id` lies and whether it was verified.
+    pub(super) fn get(&mut self, id: &ChunkId) -> Option<(Slot, bool)> {
+        let cached = self.chunks.get(id)?;
+        if let Some(segment) = self.segments.get_mut(&cached.slot.segment) {
+            segment.used = true;
+        }
+        Some((cached.slot, cached.verified))
+    }
+
+    /// Notes that the chunk at `slot` was hashed.
+    pub(super) fn verified(&mut self, id: &ChunkId, slot: Slot) {
+        if let Some(cached) = self.chunks.get_mut(id).filter(|c| c.slot == slot) {
+            cached.verified = true;
+        }
+    }
+
+    /// Forgets a chunk whose bytes turned out wrong; its room is given back with its segment.
+    pub(super) fn forget(&mut self, id: &ChunkId, slot: Slot) {
+        if self
+            .chunks
+            .get(id)
+            .is_some_and(|cached| cached.slot == slot)
+        {
+            self.chunks.remove(id);
+        }
+    }
+
+    /// Reserves room for a chunk of `len` bytes; `None` if it is there already or larger than a
+    /// segment. The chunk is found only after [`Index::filled`].
+    pub(super) fn place(&mut self, id: &ChunkId, len: u32) -> Option<Placement> {
+        let needs = u64::from(len) + RECORD_BYTES;
+        if needs > self.segment_bytes || self.chunks.contains_key(id) {
+            return None;
+        }
+        let current = self.segments.iter().next_back();
+        let open = current
+            .filter(|(_, segment)| segment.bytes() + needs <= self.segment_bytes)
+            .map(|(no, _)| *no);
+        let evict = self.make_room(needs, open);
+        let no = open.unwrap_or(self.next);
+        self.next = self.next.max(no + 1);
+        let segment = self.segments.entry(no).or_default();
+        let (offset, record) = (segment.data as u32, segment.records);
+        segment.data += u64::from(len);
+        segment.records += 1;
+        self.bytes += needs;
+        let slot = Slot {
+            segment: no,
+            offset,
+            len,
+        };
+        Some(Placement {
+            evict,
+            slot,
+            record,
+            new_segment: open.is_none(),
+        })
+    }
+
+    /// Notes that the bytes of a placed chunk are written; they were verified before.
+    pub(super) fn filled(&mut self, id: ChunkId, slot: Slot) {
+        if self.segments.contains_key(&slot.segment) {
+            let verified = true;
+            self.chunks.insert(id, Cached { slot, verified });
+        }
+    }
+
+    /// Chooses segments to leave until `needs` more bytes fit under the cap: the oldest first, but one
+    /// that was read since it last was the oldest goes to the end of the line once.
+    fn make_room(&mut self, needs: u64, keep: Option<SegmentNo>) -> Vec<SegmentNo> {
+        let mut evicted = Vec::new();
+        let mut spared = 0;
+        while self.bytes + needs > self.cap {
+            let line: Vec<SegmentNo> = self.segments.keys().copied().collect();
+            let mut candidates = line.iter().copied().filter(|no| Some(*no) != keep);
+            let victim = candidates
+                .clone()
+                .find(|no| match self.segments.get_mut(no) {
+                    Some(segment) if segment.used && spared < line.len() => {
+                        segment.used = false;
+                        spared += 1;
+                        false
+                    }
+                    _ => true,
+                });
+            let Some(victim) = victim.or_else(|| candidates.next()) else {
+                break;
+            };
+            self.remove(victim);
+            evicted.push(victim);
+        }
+        evicted
+    }
+
+    /// Forgets a segment and all its chunks.
+    pub(super) fn remove(&mut self, no: SegmentNo) {
+        if let Some(segment) = self.segments.remove(&no) {
+            self.bytes -= segment.bytes();
+            self.chunks.retain(|_, cached| cached.slot.segment != no);
+        }
+    }
+
+    /// Segments to remove so that what was adopted fits under the cap.
+    pub(super) fn shrink(&mut self) -> Vec<SegmentNo> {
+        self.make_room(0, None)
+    }
+
+    /// Bytes of all segments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many chunks are there.
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_cap_holds_and_slots_do_not_overlap(
+            cap in 2_000u64..20_000,
+            steps in vec((0u8..60, 1u32..700, any::<bool>()), 1..300),
+        ) {
+            let mut index = Index::new(cap, 2_000);
+            let mut stored: HashMap<ChunkId, Slot> = HashMap::new();
+            for (n, len, read) in steps {
+                let id = ChunkId::of(&[n]);
+                if read {
+                    prop_assert_eq!(index.get(&id).map(|(slot, _)| slot), stored.get(&id).copied());
+                    continue;
+                }
+                let Some(placed) = index.place(&id, len) else {
+                    let too_large = u64::from(len) + RECORD_BYTES > index.segment_bytes;
+                    prop_assert!(stored.contains_key(&id) || too_large);
+                    continue;
+                };
+                stored.retain(|_, slot| !placed.evict.contains(&slot.segment));
+                let new = placed.slot;
+                for old in stored.values().filter(|old| old.segment == new.segment) {
+                    let apart = old.offset + old.len <= new.offset || new.offset + new.len <= old.offset;
+                    prop_assert!(apart);
+                }
+                index.filled(id, new);
+                stored.insert(id, new);
+                prop_assert!(index.bytes() <= cap, "{} > {cap}", index.bytes());
+                prop_assert_eq!(index.chunks(), stored.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_that_is_read_outlives_one_that_is_not() {
+        let mut index = Index::new(8_000, 2_000);
+        let ids: Vec<ChunkId> = (0u8..40).map(|n| ChunkId::of(&[n])).collect();
+        let store = |index: &mut Index, id: &ChunkId| {
+            let placed = index.place(id, 900).unwrap();
+            index.filled(*id, placed.slot);
+        };
+        for id in &ids[..8] {
+            store(&mut index, id);
+        }
+        for id in &ids[8..] {
+            assert!(
+                index.get(&ids[0]).is_some(),
+                "what is read all the time stays"
+            );
+            store(&mut index, id);
+        }
+        assert!(index.get(&ids[3]).is_none());
+    }
+}

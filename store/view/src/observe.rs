@@ -1,0 +1,150 @@
+//! What reads tell whoever wants to know: metrics, boot traces, progress.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use shale_model::ChunkId;
+use tokio::time::Instant;
+
+/// Where the bytes of a read came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The cache of this host.
+    Cache,
+    /// A fetch that this read waited for.
+    Fetched,
+}
+
+/// Is told about reads as they happen. Called from many threads; must not block.
+pub trait Observer: Send + Sync {
+    /// A read touched `len` bytes of `chunk`.
+    fn touched(&self, chunk: ChunkId, len: u32, source: Source);
+
+    /// `bytes` of a pack arrived.
+    fn fetched(&self, bytes: u64);
+
+    /// A fetch failed and is tried again.
+    fn retried(&self, reason: &str);
+
+    /// A read begins to wait for a fetch.
+    fn wait_begins(&self);
+
+    /// A read that waited goes on.
+    fn wait_ends(&self);
+}
+
+/// Sums over reads.
+#[derive(Debug, Default)]
+pub struct Counters {
+    cache_bytes: AtomicU64,
+    waited_bytes: AtomicU64,
+    fetched_bytes: AtomicU64,
+    fetches: AtomicU64,
+    retries: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+/// Time during which at least one read waited.
+#[derive(Debug, Default)]
+struct Waiting {
+    readers: usize,
+    since: Option<Instant>,
+    total: Duration,
+    last_reason: Option<String>,
+}
+
+impl Counters {
+    /// Bytes of chunks that reads took from the cache.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of chunks that reads waited for.
+    pub fn waited_bytes(&self) -> u64 {
+        self.waited_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of packs that arrived.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Fetches that arrived.
+    pub fn fetches(&self) -> u64 {
+        self.fetches.load(Ordering::Relaxed)
+    }
+
+    /// Fetches that failed and were tried again.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Time during which at least one read waited for a fetch.
+    pub fn waited(&self) -> Duration {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.total
+            + waiting
+                .since
+                .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Why the last fetch that failed did, while a read waits for it.
+    pub fn stall_reason(&self) -> Option<String> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.last_reason.clone()
+    }
+}
+
+impl Observer for Counters {
+    fn touched(&self, _: ChunkId, len: u32, source: Source) {
+        let counter = match source {
+            Source::Cache => &self.cache_bytes,
+            Source::Fetched => &self.waited_bytes,
+        };
+        counter.fetch_add(len.into(), Ordering::Relaxed);
+    }
+
+    fn fetched(&self, bytes: u64) {
+        self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn retried(&self, reason: &str) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.last_reason = Some(reason.to_owned());
+    }
+
+    fn wait_begins(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.readers += 1;
+        waiting.since.get_or_insert_with(Instant::now);
+    }
+
+    fn wait_ends(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.readers -= 1;
+        if waiting.readers == 0 {
+            let since = waiting.since.take();
+            waiting.total += since.map_or(Duration::ZERO, |since| since.elapsed());
+            waiting.last_reason = None;
+        }
+    }
+}
+
+/// Tells the observer that a wait ended, also where the waiting future is dropped.
+pub(crate) struct WaitGuard<'a>(&'a dyn Observer);
+
+impl<'a> WaitGuard<'a> {
+    pub(crate) fn begin(observer: &'a dyn Observer) -> Self {
+        observer.wait_begins();
+        Self(observer)
+    }
+}
+
+impl Drop for WaitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.wait_ends();
+    }
+}

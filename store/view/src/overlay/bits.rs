@@ -1,0 +1,138 @@
+//! Which units are in an overlay: a bit for each, in pages that are made when they are needed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use shale_files::{File, FileResult};
+
+/// Bytes of a page of bits.
+const PAGE_BYTES: usize = 4096;
+/// Units that a page covers: 128 MiB of disk.
+const PAGE_UNITS: u64 = 8 * PAGE_BYTES as u64;
+
+type Page = Box<[u8; PAGE_BYTES]>;
+
+/// The bits in memory. A disk of 16 TiB that was written everywhere takes 512 MiB.
+pub(super) struct Bits {
+    pages: BTreeMap<u64, Page>,
+    /// Pages with bits that are not on disk.
+    changed: BTreeMap<u64, ()>,
+    units: u64,
+}
+
+/// Pages as they were when a flush began.
+pub(super) struct Changed {
+    pages: BTreeMap<u64, Page>,
+    /// The bytes of the upper level that name them, with their offset in it.
+    upper: BTreeMap<u64, u8>,
+    upper_start: u64,
+}
+
+fn page_count(units: u64) -> u64 {
+    units.div_ceil(PAGE_UNITS)
+}
+
+impl Bits {
+    /// Bytes of the file of bits for a disk of so many units.
+    pub(super) fn file_bytes(units: u64) -> u64 {
+        let pages = page_count(units);
+        pages * PAGE_BYTES as u64 + pages.div_ceil(8)
+    }
+
+    /// Reads the upper level and the pages that it names.
+    pub(super) fn load(file: &dyn File, units: u64) -> FileResult<Self> {
+        let count = page_count(units);
+        let mut upper = vec![0; count.div_ceil(8) as usize];
+        file.read_at(count * PAGE_BYTES as u64, &mut upper)?;
+        let mut pages = BTreeMap::new();
+        for number in 0..count {
+            if upper[(number / 8) as usize] & 1 << (number % 8) != 0 {
+                let mut page = Box::new([0; PAGE_BYTES]);
+                file.read_at(number * PAGE_BYTES as u64, &mut *page)?;
+                pages.insert(number, page);
+            }
+        }
+        Ok(Self {
+            pages,
+            changed: BTreeMap::new(),
+            units,
+        })
+    }
+
+    pub(super) fn get(&self, unit: u64) -> bool {
+        let (byte, bit) = place(unit);
+        let page = self.pages.get(&(unit / PAGE_UNITS));
+        page.is_some_and(|page| page[byte] & bit != 0)
+    }
+
+    pub(super) fn set(&mut self, units: Range<u64>) {
+        for unit in units {
+            let number = unit / PAGE_UNITS;
+            let new = || Box::new([0; PAGE_BYTES]);
+            let page = self.pages.entry(number).or_insert_with(new);
+            let (byte, bit) = place(unit);
+            if page[byte] & bit == 0 {
+                page[byte] |= bit;
+                self.changed.insert(number, ());
+            }
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        let ones = |page: &Page| {
+            page.iter()
+                .map(|byte| u64::from(byte.count_ones()))
+                .sum::<u64>()
+        };
+        self.pages.values().map(ones).sum()
+    }
+
+    /// A copy of the pages that changed since the last call.
+    pub(super) fn take_changed(&mut self) -> Changed {
+        let numbers = std::mem::take(&mut self.changed);
+        let mut upper = BTreeMap::new();
+        for number in numbers.keys() {
+            let byte = number / 8;
+            let names = self.pages.range(byte * 8..(byte + 1) * 8);
+            upper.insert(
+                byte,
+                names.fold(0, |bits, (number, _)| bits | 1 << (number % 8)),
+            );
+        }
+        let copies = numbers
+            .keys()
+            .filter_map(|number| Some((*number, self.pages.get(number)?.clone())));
+        Changed {
+            pages: copies.collect(),
+            upper,
+            upper_start: page_count(self.units) * PAGE_BYTES as u64,
+        }
+    }
+
+    /// Marks pages as changed again, whose writing failed.
+    pub(super) fn put_back(&mut self, changed: Changed) {
+        self.changed
+            .extend(changed.pages.keys().map(|number| (*number, ())));
+    }
+}
+
+impl Changed {
+    /// Writes the pages and syncs them; nothing to do for none.
+    pub(super) fn write(&self, file: &dyn File) -> FileResult<()> {
+        if self.pages.is_empty() {
+            return Ok(());
+        }
+        for (number, page) in &self.pages {
+            file.write_at(number * PAGE_BYTES as u64, &page[..])?;
+        }
+        for (at, byte) in &self.upper {
+            file.write_at(self.upper_start + at, &[*byte])?;
+        }
+        file.sync()
+    }
+}
+
+fn place(unit: u64) -> (usize, u8) {
+    let in_page = unit % PAGE_UNITS;
+    ((in_page / 8) as usize, 1 << (in_page % 8))
+}

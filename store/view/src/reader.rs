@@ -1,0 +1,384 @@
+//! Chunks by id: from the cache, or by one flight for each missing frame, verified on arrival.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shale_model::{
+    ChunkId, Fetch, FrameLocation, Location, MAX_MISSING_IDS, PackId, SeamError, SeamResult,
+    Trouble, decode_frame,
+};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::cache::Cache;
+use crate::observe::Observer;
+
+/// When a fetch is tried again.
+#[derive(Debug, Clone, Copy)]
+pub struct RetrySettings {
+    /// Wait before the second try; it doubles with each further one.
+    pub first_wait: Duration,
+    /// Longest wait between tries.
+    pub longest_wait: Duration,
+    /// Fetches of the same bytes that may be wrong before a read fails. Slow or absent sources do not
+    /// count: they are waited for (I8).
+    pub bad_bytes: u32,
+}
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self {
+            first_wait: Duration::from_millis(50),
+            longest_wait: Duration::from_secs(2),
+            bad_bytes: 3,
+        }
+    }
+}
+
+/// Why a chunk cannot be read, however long one waits.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// The source answers that it does not have the chunk.
+    #[error("no source has chunk {0}")]
+    Missing(ChunkId),
+    /// What the source sends for the frame that holds it is wrong, also after fetching it again.
+    #[error("the bytes fetched for chunk {chunk} are wrong, {tries} times: {reason}")]
+    Corrupt {
+        /// The chunk.
+        chunk: ChunkId,
+        /// How often its frame was fetched.
+        tries: u32,
+        /// What was wrong the last time.
+        reason: String,
+    },
+    /// The source refuses for good.
+    #[error("chunk {chunk} cannot be fetched")]
+    Refused {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The source's reason.
+        #[source]
+        source: SeamError,
+    },
+}
+
+/// Most locations kept in memory; about 150 bytes each. Cleared when full: they are a question away.
+const MAX_LOCATIONS: usize = 400_000;
+
+/// Reads chunks through a cache. One for a host and source, shared by all views.
+pub struct ChunkReader {
+    fetch: Arc<dyn Fetch>,
+    cache: Arc<Cache>,
+    observer: Arc<dyn Observer>,
+    retry: RetrySettings,
+    runtime: Handle,
+    locations: Mutex<Locations>,
+    /// One question at a time: the answer to the first holds what most of those behind it want to know.
+    asking: tokio::sync::Mutex<()>,
+    flights: Mutex<HashMap<FrameKey, Landing>>,
+}
+
+/// Where chunks lie, as far as anybody asked; a hint (I9).
+#[derive(Debug, Default)]
+struct Locations {
+    by_id: HashMap<ChunkId, Location>,
+    by_frame: HashMap<FrameKey, Vec<ChunkId>>,
+}
+
+impl Locations {
+    fn insert(&mut self, id: ChunkId, at: Location) {
+        if self.by_id.len() >= MAX_LOCATIONS {
+            *self = Self::default();
+        }
+        if self.by_id.insert(id, at) != Some(at) {
+            let frame = (at.pack, at.frame.offset);
+            self.by_frame.entry(frame).or_default().push(id);
+        }
+    }
+
+    /// The chunks that lie in the frame of `at`.
+    fn in_frame(&self, at: &Location) -> Vec<(ChunkId, Location)> {
+        let ids = self.by_frame.get(&(at.pack, at.frame.offset));
+        let known = ids
+            .into_iter()
+            .flatten()
+            .filter_map(|id| Some((*id, *self.by_id.get(id)?)));
+        known
+            .filter(|(_, other)| other.pack == at.pack && other.frame == at.frame)
+            .collect()
+    }
+}
+
+/// A frame: its pack and its offset there.
+type FrameKey = (PackId, u64);
+
+/// How a flight ended: the chunks that it brought.
+type Landed = Result<Arc<HashMap<ChunkId, Vec<u8>>>, ReadError>;
+type Landing = watch::Receiver<Option<Landed>>;
+
+impl ChunkReader {
+    /// A reader of what `fetch` has, keeping chunks in `cache`. Flights run on `runtime`, so that a
+    /// reader that goes away does not end the fetch that others wait for.
+    pub fn new(
+        fetch: Arc<dyn Fetch>,
+        cache: Arc<Cache>,
+        observer: Arc<dyn Observer>,
+        retry: RetrySettings,
+        runtime: Handle,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            fetch,
+            cache,
+            observer,
+            retry,
+            runtime,
+            locations: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+            flights: Mutex::default(),
+        })
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Who is told about reads.
+    pub fn observer(&self) -> &dyn Observer {
+        &*self.observer
+    }
+
+    /// The whole chunk `id`, verified. `nearby` are ids that will probably be asked for next, whose
+    /// locations are asked for in the same request; at most [`MAX_MISSING_IDS`] are taken.
+    pub async fn chunk(
+        self: &Arc<Self>,
+        id: ChunkId,
+        nearby: impl FnOnce() -> Vec<ChunkId>,
+    ) -> Result<Vec<u8>, ReadError> {
+        let location = self.locate(id, nearby).await?;
+        let key = (location.pack, location.frame.offset);
+        loop {
+            let chunks = self
+                .fly(key, id, || self.clone().fetch_frame(id, location))
+                .await?;
+            // A flight that was under way for another chunk of the frame may not have known of this
+            // one; the next is this reader's own.
+            if let Some(chunk) = chunks.get(&id) {
+                return Ok(chunk.clone());
+            }
+        }
+    }
+
+    /// All `chunks` (id and plain length), in order, verified: for reading layers and files while
+    /// composing. Fetches run side by side.
+    pub async fn chunks(
+        self: &Arc<Self>,
+        wanted: &[(ChunkId, u32)],
+    ) -> Result<Vec<Vec<u8>>, ReadError> {
+        let ids: Vec<ChunkId> = wanted.iter().map(|(id, _)| *id).collect();
+        let mut tasks = Vec::new();
+        let mut chunks = Vec::with_capacity(wanted.len());
+        for (index, &(id, len)) in wanted.iter().enumerate() {
+            let mut chunk = vec![0; len as usize];
+            if self.cache.read(&id, 0, &mut chunk) {
+                chunks.push(chunk);
+                continue;
+            }
+            let nearby: Vec<ChunkId> = ids[index..].iter().take(MAX_MISSING_IDS).copied().collect();
+            chunks.push(Vec::new());
+            let this = self.clone();
+            let task = self
+                .runtime
+                .spawn(async move { this.chunk(id, || nearby).await });
+            tasks.push((index, id, task));
+        }
+        for (index, id, task) in tasks {
+            chunks[index] = task.await.unwrap_or_else(|_| Err(ReadError::Missing(id)))?;
+        }
+        Ok(chunks)
+    }
+
+    /// Where `id` lies, asking for it and those nearby if it is not known.
+    async fn locate(
+        self: &Arc<Self>,
+        id: ChunkId,
+        nearby: impl FnOnce() -> Vec<ChunkId>,
+    ) -> Result<Location, ReadError> {
+        if let Some(location) = self.known(id) {
+            return Ok(location);
+        }
+        let _turn = self.asking.lock().await;
+        if let Some(location) = self.known(id) {
+            return Ok(location);
+        }
+        let mut ids = vec![id];
+        ids.extend(nearby().into_iter().filter(|other| *other != id));
+        ids.truncate(MAX_MISSING_IDS);
+        self.fetch_locations(&ids).await?;
+        self.known(id).ok_or(ReadError::Missing(id))
+    }
+
+    fn known(&self, id: ChunkId) -> Option<Location> {
+        lock(&self.locations).by_id.get(&id).copied()
+    }
+
+    /// Joins the flight with this key, or starts it; `id` is the chunk that the caller wants.
+    async fn fly<F>(
+        self: &Arc<Self>,
+        key: FrameKey,
+        id: ChunkId,
+        start: impl FnOnce() -> F,
+    ) -> Landed
+    where
+        F: Future<Output = Landed> + Send + 'static,
+    {
+        let mut landing = {
+            let mut flights = lock(&self.flights);
+            match flights.get(&key) {
+                Some(landing) => landing.clone(),
+                None => {
+                    let (sender, landing) = watch::channel(None);
+                    flights.insert(key, landing.clone());
+                    let (flight, this) = (start(), self.clone());
+                    self.runtime.spawn(async move {
+                        let landed = flight.await;
+                        lock(&this.flights).remove(&key);
+                        sender.send_replace(Some(landed));
+                    });
+                    landing
+                }
+            }
+        };
+        let landed = landing.wait_for(Option::is_some).await;
+        let landed = landed.ok().and_then(|landed| landed.clone());
+        landed.unwrap_or_else(|| {
+            let source = SeamError::new(Trouble::Failed, "the fetch ended without an answer");
+            Err(ReadError::Refused { chunk: id, source })
+        })
+    }
+
+    /// Asks where `ids` lie; the first is the one that a reader waits for.
+    async fn fetch_locations(&self, ids: &[ChunkId]) -> Result<(), ReadError> {
+        let found = self.persist(ids[0], || self.fetch.locate(ids)).await?;
+        let mut locations = lock(&self.locations);
+        for (id, at) in ids.iter().zip(found) {
+            if let Some(at) = at {
+                locations.insert(*id, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches the frame at `location`, until its bytes are right, and keeps its chunks.
+    async fn fetch_frame(self: Arc<Self>, chunk: ChunkId, location: Location) -> Landed {
+        if let Some(landed) = self.landed_before(chunk, &location) {
+            return Ok(landed);
+        }
+        let mut tries = 0;
+        let mut location = location;
+        loop {
+            tries += 1;
+            let FrameLocation { offset, stored, .. } = location.frame;
+            let read = || self.fetch.read(location.pack, offset, stored.into());
+            let result = match self.persist(chunk, read).await {
+                Ok(stored) => {
+                    self.observer.fetched(stored.len() as u64);
+                    self.unpack(location, stored)
+                }
+                // A pack that is gone was rewritten: its chunks lie elsewhere now (I9).
+                Err(ReadError::Missing(_)) => Err("its pack is gone".to_owned()),
+                Err(error) => return Err(error),
+            };
+            let reason = match result {
+                Ok(chunks) if chunks.contains_key(&chunk) => return Ok(Arc::new(chunks)),
+                Ok(_) => "the frame does not hold the chunk".to_owned(),
+                Err(reason) => reason,
+            };
+            if tries >= self.retry.bad_bytes {
+                return Err(ReadError::Corrupt {
+                    chunk,
+                    tries,
+                    reason,
+                });
+            }
+            self.observer.retried(&reason);
+            lock(&self.locations).by_id.remove(&chunk);
+            self.fetch_locations(&[chunk]).await?;
+            location = self.known(chunk).ok_or(ReadError::Missing(chunk))?;
+        }
+    }
+
+    /// What a flight brought that landed after the reader missed the cache and before this began.
+    fn landed_before(
+        &self,
+        chunk: ChunkId,
+        location: &Location,
+    ) -> Option<Arc<HashMap<ChunkId, Vec<u8>>>> {
+        let mut bytes = vec![0; location.len as usize];
+        let there = self.cache.read(&chunk, 0, &mut bytes);
+        there.then(|| Arc::new(HashMap::from([(chunk, bytes)])))
+    }
+
+    /// Decompresses a frame and hashes every chunk that is known to lie in it.
+    fn unpack(&self, at: Location, stored: Vec<u8>) -> Result<HashMap<ChunkId, Vec<u8>>, String> {
+        let frame = at.frame;
+        if stored.len() != frame.stored as usize {
+            return Err(format!("{} bytes came for {}", stored.len(), frame.stored));
+        }
+        let plain = decode_frame(frame.codec, stored, frame.plain).map_err(|e| e.to_string())?;
+        let known = lock(&self.locations).in_frame(&at);
+        let mut chunks = HashMap::with_capacity(known.len());
+        for (id, location) in known {
+            let start = location.offset as usize;
+            let bytes = start
+                .checked_add(location.len as usize)
+                .and_then(|end| plain.get(start..end));
+            match bytes {
+                Some(bytes) if ChunkId::of(bytes) == id => {
+                    self.cache.store(id, bytes);
+                    chunks.insert(id, bytes.to_vec());
+                }
+                _ => return Err(format!("its bytes are not those of chunk {}", id.short())),
+            }
+        }
+        Ok(chunks)
+    }
+
+    /// Calls until there is an answer: a source that is slow or gone is waited for.
+    async fn persist<'a, T>(
+        &'a self,
+        chunk: ChunkId,
+        call: impl Fn() -> shale_model::BoxFuture<'a, SeamResult<T>>,
+    ) -> Result<T, ReadError> {
+        let mut wait = self.retry.first_wait;
+        loop {
+            let error = match call().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            match error.trouble {
+                Trouble::NotFound => return Err(ReadError::Missing(chunk)),
+                Trouble::Unavailable | Trouble::Failed | Trouble::Integrity | Trouble::NoSpace => {}
+                Trouble::Denied | Trouble::Conflict | Trouble::Invalid => {
+                    let source = error;
+                    return Err(ReadError::Refused { chunk, source });
+                }
+            }
+            self.observer.retried(&error.to_string());
+            tokio::time::sleep(jittered(wait, chunk)).await;
+            wait = (wait * 2).min(self.retry.longest_wait);
+        }
+    }
+}
+
+/// A wait of three quarters to five quarters of `wait`, so that readers of different chunks do not
+/// come back at once. The chunk's hash is random enough, and the same on every run.
+fn jittered(wait: Duration, chunk: ChunkId) -> Duration {
+    wait * (192 + u32::from(chunk.as_bytes()[0]) / 2) / 256
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,164 @@
+//! A plan read lazily: the read-only disk under every instance made from it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use shale_model::{BlockRun, ChunkId, ChunkSlice, DeviceError, DeviceResult, FormatError, Piece};
+
+use crate::observe::{Source, WaitGuard};
+use crate::plan_file::PlanFile;
+use crate::reader::{ChunkReader, ReadError};
+
+/// Chunks before a missing one whose locations are asked for with it: they lie in the same frame, and
+/// only chunks whose place in a frame is known are kept when it arrives.
+const CHUNKS_BEFORE: usize = 128;
+
+/// Chunks after a missing one whose locations are asked for with it: a boot asks a registry a few times,
+/// not once a file.
+const CHUNKS_AFTER: usize = 4096;
+
+/// A plan and where its chunks come from.
+pub struct View {
+    plan: PlanFile,
+    reader: Arc<ChunkReader>,
+}
+
+/// A part of a read that is not in the cache.
+struct Miss {
+    /// Where its bytes go in the caller's buffer.
+    target: Range<usize>,
+    slice: ChunkSlice,
+}
+
+impl View {
+    /// A view of `plan`.
+    pub fn new(plan: PlanFile, reader: Arc<ChunkReader>) -> Self {
+        Self { plan, reader }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &PlanFile {
+        &self.plan
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.plan.disk_bytes()
+    }
+
+    /// Fills `buffer` from `offset`; what the cache has is there without waiting, and the rest is
+    /// fetched side by side.
+    pub async fn read(&self, offset: u64, buffer: &mut [u8]) -> DeviceResult<()> {
+        let misses = self.read_cached(offset, buffer)?;
+        if misses.is_empty() {
+            return Ok(());
+        }
+        let observer = self.reader.observer();
+        let _waiting = WaitGuard::begin(observer);
+        // All but the first fly on their own; awaiting them in order waits for the slowest only.
+        let flights: Vec<_> = misses[1..]
+            .iter()
+            .map(|miss| {
+                let (reader, slice) = (self.reader.clone(), miss.slice);
+                let nearby = self.nearby(slice.index);
+                tokio::spawn(async move { reader.chunk(slice.id, || nearby).await })
+            })
+            .collect();
+        let first = &misses[0];
+        let nearby = || self.nearby(first.slice.index);
+        let chunk = self.reader.chunk(first.slice.id, nearby).await;
+        self.deliver(first, chunk, buffer)?;
+        for (miss, flight) in misses[1..].iter().zip(flights) {
+            let lost = |_| Err(ReadError::Missing(miss.slice.id));
+            let chunk = flight.await.unwrap_or_else(lost);
+            self.deliver(miss, chunk, buffer)?;
+        }
+        Ok(())
+    }
+
+    /// Where zeros are known from the plan alone, for at most `len` bytes from `offset`.
+    pub fn status(&self, offset: u64, len: u64) -> DeviceResult<Vec<BlockRun>> {
+        let mut runs: Vec<BlockRun> = Vec::new();
+        let pieces = self.plan.pieces(offset, len, |piece| {
+            let (len, zero) = (piece.len(), matches!(piece, Piece::Zero(_)));
+            match runs.last_mut() {
+                Some(last) if last.zero == zero => last.len += len,
+                _ => runs.push(BlockRun { len, zero }),
+            }
+            Ok::<(), FormatError>(())
+        });
+        pieces.map_err(damaged)?;
+        Ok(runs)
+    }
+
+    /// Copies what needs no waiting; what does is returned.
+    fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> DeviceResult<Vec<Miss>> {
+        let observer = self.reader.observer();
+        let mut misses = Vec::new();
+        let mut at = 0;
+        let len = buffer.len() as u64;
+        let pieces = self.plan.pieces(offset, len, |piece| {
+            let target = at..at + piece.len() as usize;
+            at = target.end;
+            let part = &mut buffer[target.clone()];
+            match piece {
+                Piece::Zero(_) => part.fill(0),
+                Piece::Bytes(bytes) => part.copy_from_slice(bytes),
+                Piece::Chunk(slice) => {
+                    if self.reader.cache().read(&slice.id, slice.offset, part) {
+                        observer.touched(slice.id, slice.len, Source::Cache);
+                    } else {
+                        misses.push(Miss { target, slice });
+                    }
+                }
+            }
+            Ok::<(), FormatError>(())
+        });
+        pieces.map_err(damaged)?;
+        Ok(misses)
+    }
+
+    fn deliver(
+        &self,
+        miss: &Miss,
+        chunk: Result<Vec<u8>, ReadError>,
+        buffer: &mut [u8],
+    ) -> DeviceResult<()> {
+        let chunk = chunk.map_err(|error| DeviceError::Io(chain(&error)))?;
+        let ChunkSlice { offset, len, .. } = miss.slice;
+        let part = chunk.get(offset as usize..offset as usize + len as usize);
+        let wrong = || {
+            DeviceError::Io(format!(
+                "chunk {} is shorter than the plan says",
+                miss.slice.id
+            ))
+        };
+        buffer[miss.target.clone()].copy_from_slice(part.ok_or_else(wrong)?);
+        let observer = self.reader.observer();
+        observer.touched(miss.slice.id, len, Source::Fetched);
+        Ok(())
+    }
+
+    /// Ids of the chunks around `index`.
+    fn nearby(&self, index: usize) -> Vec<ChunkId> {
+        let end = self.plan.chunk_count().min(index + CHUNKS_AFTER);
+        let ids = (index.saturating_sub(CHUNKS_BEFORE)..end)
+            .filter_map(|index| self.plan.chunk(index).ok());
+        ids.map(|(id, _)| id).collect()
+    }
+}
+
+fn damaged(error: FormatError) -> DeviceError {
+    DeviceError::Io(error.to_string())
+}
+
+/// An error with its causes, for those who only get a text.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

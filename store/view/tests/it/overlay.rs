@@ -1,0 +1,160 @@
+//! The overlay over storage that loses what was not synced.
+
+use std::sync::Arc;
+
+use shale_files::{Fault, FaultyFiles, FilePath, Files, MemoryFiles, OpenMode};
+use shale_model::PlanId;
+use shale_view::{Overlay, OverlayError, UNIT_BYTES};
+
+const UNITS: u64 = 100;
+
+fn plan() -> PlanId {
+    PlanId::of(b"plan")
+}
+
+fn unit_of(n: u64, round: u8) -> Vec<u8> {
+    vec![(n as u8).wrapping_mul(31) ^ round; UNIT_BYTES as usize]
+}
+
+/// Each unit that is here, with its bytes.
+fn content(overlay: &Overlay) -> Vec<Option<Vec<u8>>> {
+    (0..UNITS)
+        .map(|unit| {
+            let mut bytes = vec![0; UNIT_BYTES as usize];
+            let here = overlay.contains(unit);
+            here.then(|| {
+                overlay
+                    .read(unit * UNIT_BYTES, &mut bytes)
+                    .map(|()| bytes)
+                    .unwrap()
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn after_a_power_cut_the_disk_is_what_was_flushed() {
+    for seed in 0..200u64 {
+        let files = MemoryFiles::new();
+        let overlay = Overlay::create(&files, plan(), UNITS * UNIT_BYTES).unwrap();
+        let mut model = vec![None; UNITS as usize];
+        for step in 0..40 {
+            let unit = (seed * 7 + step * 13) % UNITS;
+            let bytes = unit_of(unit, step as u8);
+            overlay.write(unit * UNIT_BYTES, &bytes).unwrap();
+            model[unit as usize] = Some(bytes);
+        }
+        overlay.flush().unwrap();
+        // Units that were not there at the flush: whole afterwards, or not there.
+        let late: Vec<u64> = (0..UNITS)
+            .filter(|u| model[*u as usize].is_none())
+            .take(20)
+            .collect();
+        for unit in &late {
+            overlay
+                .write(unit * UNIT_BYTES, &unit_of(*unit, 99))
+                .unwrap();
+        }
+        let after = files.after_power_cut(seed);
+        drop(overlay);
+        let after = content(&Overlay::open(&after, plan()).unwrap());
+        for unit in 0..UNITS {
+            let found = &after[unit as usize];
+            match late.contains(&unit) {
+                false => assert_eq!(found, &model[unit as usize], "seed {seed}, unit {unit}"),
+                true => assert_eq!(found, &None, "seed {seed}: no bit before its flush"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flush_that_fails_is_done_again_by_the_next() {
+    let mut failed = 0;
+    for at in 0..60 {
+        let memory = Arc::new(MemoryFiles::new());
+        let files = FaultyFiles::new(memory.clone());
+        files.fail_at(Some((at, Fault::Full)));
+        let Ok(overlay) = Overlay::create(&files, plan(), UNITS * UNIT_BYTES) else {
+            continue;
+        };
+        let mut written = vec![];
+        for unit in 0..10 {
+            if overlay.write(unit * UNIT_BYTES, &unit_of(unit, 1)).is_ok() {
+                written.push(unit);
+            }
+        }
+        if overlay.flush().is_err() {
+            failed += 1;
+            files.fail_at(None);
+            overlay.flush().unwrap();
+        }
+        drop(overlay);
+        files.fail_at(None);
+        let after = memory.after_power_cut(at);
+        let after = content(&Overlay::open(&after, plan()).unwrap());
+        for unit in written {
+            assert_eq!(
+                after[unit as usize],
+                Some(unit_of(unit, 1)),
+                "fault at {at}"
+            );
+        }
+    }
+    assert!(failed > 0, "no fault hit a flush");
+}
+
+#[test]
+fn a_creation_that_is_cut_off_can_be_done_again() {
+    for seed in 0..50 {
+        let files = MemoryFiles::new();
+        drop(Overlay::create(&files, plan(), 1 << 30).unwrap());
+        let after = files.after_power_cut(seed);
+        drop(Overlay::open(&after, plan()).unwrap());
+    }
+    for at in 0..30 {
+        let memory = Arc::new(MemoryFiles::new());
+        let files = FaultyFiles::new(memory.clone());
+        files.fail_at(Some((at, Fault::Full)));
+        let first = Overlay::create(&files, plan(), 1 << 30).is_ok();
+        files.fail_at(None);
+        let again = Overlay::create(&files, plan(), 1 << 30);
+        match first {
+            true => assert!(matches!(again, Err(OverlayError::Exists))),
+            false => assert!(again.is_ok(), "fault at {at}"),
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_together_is_told_apart() {
+    let files = MemoryFiles::new();
+    drop(Overlay::create(&files, plan(), 1 << 20).unwrap());
+    let other = PlanId::of(b"other");
+    assert!(matches!(
+        Overlay::open(&files, other),
+        Err(OverlayError::OtherPlan { .. })
+    ));
+    let head = files
+        .open(&FilePath::new("head").unwrap(), OpenMode::Write)
+        .unwrap();
+    head.write_at(30, &[1]).unwrap();
+    let error = Overlay::open(&files, plan()).map(|_| ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "overlay: the bytes do not match their checksum (at byte 96)"
+    );
+    head.write_at(8, &[9]).unwrap();
+    let error = Overlay::open(&files, plan()).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("version 9 is newer"), "{error}");
+}
+
+#[test]
+fn one_writer_at_a_time() {
+    let files = Arc::new(MemoryFiles::new());
+    let _first = Overlay::create(&*files, plan(), 1 << 20).unwrap();
+    assert!(matches!(
+        Overlay::open(&*files, plan()),
+        Err(OverlayError::Lock(_))
+    ));
+}

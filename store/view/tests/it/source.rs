@@ -1,0 +1,223 @@
+//! A source of chunks in memory with faults, and plans over it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use shale_files::{LockFiles, MemoryFiles};
+use shale_model::*;
+use shale_view::*;
+use tokio::runtime::Handle;
+
+/// What the next calls do instead of answering.
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// Reads that find nobody.
+    pub(crate) absent: AtomicU32,
+    /// Reads that answer with other bytes.
+    pub(crate) wrong: AtomicU32,
+    /// Reads that answer with too few bytes.
+    pub(crate) short: AtomicU32,
+}
+
+/// One pack in memory.
+#[derive(Default)]
+pub(crate) struct MemorySource {
+    pack: Vec<u8>,
+    contents: PackContents,
+    by_id: HashMap<ChunkId, Location>,
+    pub(crate) faults: Faults,
+    pub(crate) reads: AtomicU32,
+    pub(crate) locates: AtomicU32,
+    pub(crate) delay: Duration,
+}
+
+impl MemorySource {
+    /// Packs `chunks`, four to a frame.
+    pub(crate) fn new(chunks: &[Vec<u8>]) -> Self {
+        let mut source = Self {
+            pack: pack_header().to_vec(),
+            ..Self::default()
+        };
+        let mut encoder = FrameEncoder::new().unwrap();
+        for group in chunks.chunks(4) {
+            let ids: Vec<_> = group
+                .iter()
+                .map(|c| (ChunkId::of(c), c.len() as u32))
+                .collect();
+            let plain = group.concat();
+            let (codec, stored) = match encoder.compress(&plain).unwrap() {
+                Some(stored) => (Codec::Zstd, stored),
+                None => (Codec::Plain, plain),
+            };
+            source.contents.push_frame(codec, stored.len() as u32, &ids);
+            source.pack.extend_from_slice(&stored);
+        }
+        let pack = PackId::from_bytes([7; 32]);
+        for chunk in source.contents.chunks() {
+            let frame = source.contents.frames()[chunk.frame as usize];
+            let (offset, len) = (chunk.offset, chunk.len);
+            source.by_id.insert(
+                chunk.id,
+                Location {
+                    pack,
+                    frame,
+                    offset,
+                    len,
+                },
+            );
+        }
+        source
+    }
+
+    /// Makes the source forget where a chunk lies.
+    pub(crate) fn lose(&mut self, chunk: &[u8]) {
+        self.by_id.remove(&ChunkId::of(chunk));
+    }
+}
+
+fn counts_down(counter: &AtomicU32) -> bool {
+    counter
+        .fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1))
+        .is_ok()
+}
+
+impl Fetch for MemorySource {
+    fn locate<'a>(
+        &'a self,
+        ids: &'a [ChunkId],
+    ) -> BoxFuture<'a, SeamResult<Vec<Option<Location>>>> {
+        self.locates.fetch_add(1, SeqCst);
+        assert!(ids.len() <= MAX_MISSING_IDS);
+        Box::pin(async move { Ok(ids.iter().map(|id| self.by_id.get(id).copied()).collect()) })
+    }
+
+    fn read(&self, _: PackId, offset: u64, len: u64) -> BoxFuture<'_, SeamResult<Vec<u8>>> {
+        self.reads.fetch_add(1, SeqCst);
+        Box::pin(async move {
+            tokio::time::sleep(self.delay).await;
+            if counts_down(&self.faults.absent) {
+                return Err(SeamError::new(Trouble::Unavailable, "nobody is there"));
+            }
+            let mut bytes = self.pack[offset as usize..(offset + len) as usize].to_vec();
+            if counts_down(&self.faults.wrong) {
+                bytes[len as usize / 2] ^= 1;
+            }
+            if counts_down(&self.faults.short) {
+                bytes.pop();
+            }
+            Ok(bytes)
+        })
+    }
+}
+
+/// The content of chunk `n`: mostly compressible, of odd lengths.
+pub(crate) fn chunk(n: usize) -> Vec<u8> {
+    (0..5000 + n * 331 % 9000)
+        .map(|at| (at / 7 * (n + 3)) as u8 ^ n as u8)
+        .collect()
+}
+
+/// A source, the plan of a disk over it, and that disk as bytes.
+pub(crate) struct Fixture {
+    pub(crate) source: Arc<MemorySource>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) disk: Vec<u8>,
+    pub(crate) plan_id: PlanId,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// 40 chunks in files of one to four with gaps between them, and some synthesised bytes.
+    pub(crate) fn with(change: impl FnOnce(&mut MemorySource)) -> Self {
+        let chunks: Vec<Vec<u8>> = (0..40).map(chunk).collect();
+        let mut source = MemorySource::new(&chunks);
+        change(&mut source);
+        let mut disk = vec![0; 2 * 4096];
+        let mut runs = vec![];
+        let mut content = 0;
+        let synthesised: Vec<u8> = (0..10_000).map(|n| (n % 251) as u8).collect();
+        let mut put = |disk: &mut Vec<u8>, bytes: &[u8], source| {
+            let block = (disk.len() / 4096) as u32;
+            runs.push(Run {
+                block,
+                bytes: bytes.len() as u64,
+                source,
+            });
+            disk.extend_from_slice(bytes);
+            disk.resize(disk.len().next_multiple_of(4096), 0);
+        };
+        put(&mut disk, &synthesised, RunSource::Synthesised(0));
+        let mut next = 0;
+        while next < chunks.len() {
+            let file = chunks[next..chunks.len().min(next + 1 + next % 4)].concat();
+            put(&mut disk, &file, RunSource::Content(content));
+            content += file.len() as u64;
+            next += 1 + next % 4;
+            disk.resize(disk.len() + (next % 3) * 4096, 0);
+        }
+        disk.resize(disk.len() + 8 * 4096, 0);
+        let parts = PlanParts {
+            template: TemplateId::of(b"template"),
+            disk_bytes: disk.len() as u64,
+            runs,
+            chunks: chunks
+                .iter()
+                .map(|c| (ChunkId::of(c), c.len() as u32))
+                .collect(),
+            synthesised,
+        };
+        let (plan_id, bytes) = parts.encode();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("plan"), bytes).unwrap();
+        let counters = Arc::default();
+        Self {
+            source: Arc::new(source),
+            counters,
+            disk,
+            plan_id,
+            dir,
+        }
+    }
+
+    pub(crate) fn plan_path(&self) -> std::path::PathBuf {
+        Path::join(self.dir.path(), "plan")
+    }
+
+    pub(crate) fn reader(&self, files: Arc<dyn LockFiles>) -> Arc<ChunkReader> {
+        let settings = CacheSettings {
+            cap_bytes: MIN_CAP_BYTES,
+        };
+        let cache = Arc::new(Cache::open(files, settings).unwrap());
+        let retry = RetrySettings {
+            first_wait: Duration::from_millis(1),
+            ..RetrySettings::default()
+        };
+        let (source, counters) = (self.source.clone(), self.counters.clone());
+        ChunkReader::new(source, cache, counters, retry, Handle::current())
+    }
+
+    /// A view over a cache in `files`.
+    pub(crate) fn view_over(&self, files: Arc<dyn LockFiles>) -> Arc<View> {
+        let plan = open_plan(&self.plan_path(), self.plan_id).unwrap();
+        Arc::new(View::new(plan, self.reader(files)))
+    }
+
+    /// A view over an empty cache.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view_over(Arc::new(MemoryFiles::new()))
+    }
+}
+
+/// All bytes of a device.
+pub(crate) async fn read_all(device: &dyn BlockDevice) -> Vec<u8> {
+    let mut bytes = vec![0xaa; device.size() as usize];
+    device.read(0, &mut bytes).await.unwrap();
+    bytes
+}
