@@ -20,6 +20,7 @@
 mod error;
 mod ext4;
 mod layout;
+pub mod merge;
 
 pub use error::*;
 pub use layout::*;

@@ -66,3 +66,26 @@ fn transform(state: &mut [u32; 4], words: &[u32; 8]) {
         *word = word.wrapping_add(add);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `debugfs -R "dx_hash -h half_md4 -s 5368616c-6520-6469-7220-686173682031 NAME"` prints.
+    #[test]
+    fn hashes_are_those_of_debugfs() {
+        let long = "n".repeat(255);
+        let block = "0123456789abcdef0123456789abcdef";
+        let cases = [
+            ("a", 0x9775_EB0E, 0xA105_B6D0),
+            ("abc", 0x2857_A12E, 0xA8C4_769C),
+            ("0123456", 0x7A69_94A6, 0xC363_D452),
+            (block, 0x4DE3_B724, 0x9428_11E9),
+            (&format!("{block}0"), 0x8E2C_9058, 0x7501_1683),
+            (&long, 0xC3F7_AFB2, 0x558F_278F),
+        ];
+        for (name, hash, minor) in cases {
+            assert_eq!(half_md4(name.as_bytes()), (hash, minor), "{name}");
+        }
+    }
+}

@@ -6,11 +6,11 @@ use super::checksum::crc32c;
 use super::geometry::Geometry;
 
 /// Seed of every metadata checksum of `ext4-1`, in place of one made of the UUID: blocks of two disks
-/// are then equal wherever what they describe is.
-pub(super) const CHECKSUM_SEED: u32 = 0x656C_6853;
+/// are then equal wherever what they describe is. The ASCII bytes of `Shal`.
+pub(super) const CHECKSUM_SEED: u32 = 0x6C61_6853;
 
-/// Seed of directory hashes, the same for all disks for the same reason.
-pub(super) const HASH_SEED: [u32; 4] = [0x656C_6853, 0x7269_6420, 0x7365_6820, 0x3120_6465];
+/// Seed of directory hashes, the same for all disks for the same reason: `Shale dir hash 1`.
+pub(super) const HASH_SEED: [u32; 4] = [0x6C61_6853, 0x6964_2065, 0x6168_2072, 0x3120_6873];
 
 // Bits of the superblock's three feature words (Linux `fs/ext4/ext4.h`).
 const HAS_JOURNAL: u32 = 0x4;

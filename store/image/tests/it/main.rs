@@ -3,5 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod basic;
+mod dirs;
+mod files;
 mod mount;
+mod nodes;
+mod stable;
 mod support;

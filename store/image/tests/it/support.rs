@@ -166,3 +166,14 @@ pub(crate) fn debugfs(disk: &Path, request: &str) -> String {
     let output = tool("e2fsprogs", "debugfs", &args);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// An ACL as `getxattr` returns it, of tag, permissions and id.
+pub(crate) fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        bytes.extend_from_slice(&tag.to_le_bytes());
+        bytes.extend_from_slice(&permissions.to_le_bytes());
+        bytes.extend_from_slice(&id.to_le_bytes());
+    }
+    bytes
+}
