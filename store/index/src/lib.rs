@@ -1,1 +1,27 @@
-//! Under construction.
+//! The chunk index on RocksDB: where each chunk of a repository lies. The only crate that knows RocksDB.
+//!
+//! It holds what pack footers hold (I9): one that is damaged or was made by another version is
+//! discarded, and the repository fills a new one when it is opened.
+//!
+//! ```no_run
+//! use shale_index::{OpenError, RocksIndex};
+//!
+//! let path = std::path::Path::new("repository/index");
+//! let index = match RocksIndex::open(path) {
+//!     Err(OpenError::Damaged { .. }) => {
+//!         RocksIndex::discard(path)?;
+//!         RocksIndex::open(path)?
+//!     }
+//!     opened => opened?,
+//! };
+//! # drop(index);
+//! # Ok::<(), OpenError>(())
+//! ```
+
+mod error;
+mod options;
+mod rocks;
+mod value;
+
+pub use error::OpenError;
+pub use rocks::RocksIndex;
