@@ -20,7 +20,7 @@ pub const MAX_BYTES_IN_FLIGHT: usize = 2 * crate::pool::MAX_BUFFER_BYTES;
 
 /// Replies that wait for the socket before further requests are begun: enough for few large system
 /// calls, little enough to stay in the processor's cache.
-pub const MAX_UNSENT_BYTES: usize = 512 * 1024;
+pub const MAX_UNSENT_BYTES: usize = 256 * 1024;
 
 /// Buffers that a connection keeps for its next requests. Small, as an idle guest keeps them too.
 pub const MAX_POOLED_BYTES: usize = 4 * 1024 * 1024;

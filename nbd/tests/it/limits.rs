@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use shale_nbd::limits::{
     INPUT_BYTES, MAX_BYTES_IN_FLIGHT, MAX_PAYLOAD_BYTES, MAX_REQUESTS_IN_FLIGHT, MAX_UNSENT_BYTES,
 };
@@ -184,4 +186,65 @@ async fn a_device_that_panics_ends_one_connection() {
     assert!(served.await.unwrap_err().is_panic());
     assert_eq!(memory.open_calls(), 0);
     assert_eq!(other.read(4096, 1).await, [0]);
+}
+
+/// Requests of every kind with fields that may be absurd, and data that may be missing.
+fn some_bytes() -> impl Strategy<Value = Vec<u8>> {
+    let command = prop_oneof![9 => 0u16..9, 1 => any::<u16>()];
+    let flags = prop_oneof![3 => Just(0u16), 2 => 0u16..64, 1 => any::<u16>()];
+    let offset = prop_oneof![4 => 0..MIB as u64, 1 => any::<u64>()];
+    let len = prop_oneof![6 => 0u32..9000, 1 => any::<u32>()];
+    let data = prop_oneof![
+        9 => Just(None),
+        1 => prop::collection::vec(any::<u8>(), 0..100).prop_map(Some),
+    ];
+    (command, flags, offset, len, any::<u64>(), data).prop_map(
+        |(command, flags, offset, len, cookie, data)| {
+            let request = shale_nbd::Request {
+                flags,
+                command,
+                cookie,
+                offset,
+                len,
+            };
+            let honest = match command {
+                WRITE => vec![1; (len as usize).min(100_000)],
+                _ => vec![],
+            };
+            let mut bytes = request.encode().to_vec();
+            bytes.extend(data.unwrap_or(honest));
+            bytes
+        },
+    )
+}
+
+#[test]
+fn whatever_a_client_sends_its_connection_ends_in_order() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(100));
+    let said = prop::collection::vec(some_bytes(), 0..30);
+    let done = runner.run(&said, |said| {
+        runtime.block_on(async {
+            let memory = Memory::patterned(MIB);
+            let (mut client, served, _) = connect(one(&memory));
+            client.go("", STYLE).await;
+            let (mut reader, mut writer) = client.stream.into_split();
+            let listen = tokio::spawn(async move {
+                drop(tokio::io::copy(&mut reader, &mut tokio::io::sink()).await);
+            });
+            // The server may hang up amid this, which is its right.
+            drop(writer.write_all(&said.concat()).await);
+            drop(writer);
+            // A panic of the server, as the device's when a range leaves the disk, is an error here.
+            let ended = tokio::time::timeout(PATIENCE, served).await;
+            drop(ended.expect("the connection goes on").expect("a panic"));
+            listen.await.unwrap();
+            assert_eq!(memory.open_calls(), 0);
+        });
+        Ok(())
+    });
+    done.unwrap();
 }
