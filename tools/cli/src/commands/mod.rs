@@ -1,0 +1,31 @@
+//! One file per command: an args struct whose doc comments are the help, and one function.
+
+mod export;
+mod nbd;
+mod push;
+mod template;
+
+use clap::Subcommand;
+
+use crate::context::Context;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Push(push::Push),
+    Export(export::Export),
+    Nbd(nbd::Nbd),
+    #[command(subcommand)]
+    Template(template::Template),
+}
+
+impl Command {
+    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Command::Push(push) => push.run(context),
+            Command::Export(export) => export.run(context),
+            Command::Nbd(nbd) => nbd.run(context),
+            Command::Template(template) => template.run(context),
+        }
+    }
+}

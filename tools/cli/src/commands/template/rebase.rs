@@ -1,0 +1,50 @@
+//! `shale template rebase`: the same applications on another base.
+
+use clap::Args;
+use shale_model::{Reference, Template};
+
+use crate::commands::push::store_template;
+use crate::context::{Context, resolve};
+
+/// Put a template's applications on another base
+///
+/// The layers stay what they are; files that several of them change are merged with what the new base
+/// has.
+///
+/// Examples:
+///   shale template rebase demo/web:1 --onto demo/base:12.1 --as demo/web:2
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Rebase {
+    /// The template whose applications are taken
+    reference: Reference,
+    /// The new base
+    #[arg(long, value_name = "REF")]
+    onto: Reference,
+    /// Name of the new template; by default the old one is replaced
+    #[arg(long = "as", value_name = "REF")]
+    name: Option<Reference>,
+}
+
+impl Rebase {
+    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        let place = context.place()?;
+        let host = context.host(place)?;
+        let old = host
+            .composer
+            .template(resolve(&host.place, &self.reference)?)?;
+        let base = host.composer.template(resolve(&host.place, &self.onto)?)?;
+        let layers = base
+            .layers
+            .iter()
+            .chain(old.own_layers())
+            .cloned()
+            .collect();
+        let template = Template::new(base.platform.clone(), layers, old.machine.clone());
+        let name = self.name.as_ref().unwrap_or(&self.reference);
+        let id = store_template(&host.place, name, &template)?;
+        host.composer.image(id)?;
+        println!("{id}");
+        Ok(())
+    }
+}

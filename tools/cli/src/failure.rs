@@ -1,0 +1,99 @@
+//! How an error is told: what failed, why, and with which exit code.
+
+use std::process::ExitCode;
+
+use shale_model::{SeamError, Trouble};
+
+/// Exit codes other than success and usage, as the help lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Failure = 1,
+    Usage = 2,
+    NotFound = 3,
+    Denied = 4,
+    Conflict = 5,
+    Unavailable = 6,
+    Integrity = 7,
+}
+
+/// An error with an exit code of its own and, where there is one, what to do next.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let hint = None;
+        Self {
+            exit,
+            message,
+            hint,
+        }
+    }
+
+    /// Adds what the user can do.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Prints the error with its causes on standard error.
+pub(crate) fn report(error: &anyhow::Error, debug: bool) -> ExitCode {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        // A wrapper that adds nothing would say everything twice.
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    eprintln!("shale: {text}");
+    if let Some(hint) = error.chain().find_map(hint_of) {
+        eprintln!("  {hint}");
+    }
+    if debug {
+        eprintln!("{error:?}");
+    }
+    ExitCode::from(error.chain().find_map(exit_of).unwrap_or(Exit::Failure) as u8)
+}
+
+fn hint_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
+    cause.downcast_ref::<Failure>()?.hint.as_deref()
+}
+
+fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.exit);
+    }
+    if let Some(error) = cause.downcast_ref::<SeamError>() {
+        return Some(match error.trouble {
+            Trouble::NotFound => Exit::NotFound,
+            Trouble::Denied => Exit::Denied,
+            Trouble::Conflict => Exit::Conflict,
+            Trouble::Unavailable => Exit::Unavailable,
+            Trouble::Integrity => Exit::Integrity,
+            Trouble::Invalid => Exit::Usage,
+            Trouble::NoSpace | Trouble::Failed => Exit::Failure,
+        });
+    }
+    if cause.is::<shale_model::FormatError>() {
+        return Some(Exit::Integrity);
+    }
+    if cause.is::<shale_model::ReferenceError>() {
+        return Some(Exit::Usage);
+    }
+    match cause.downcast_ref::<shale_files::LockError>() {
+        Some(shale_files::LockError::Held { .. }) => Some(Exit::Conflict),
+        _ => None,
+    }
+}
