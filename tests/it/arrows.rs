@@ -32,6 +32,7 @@ const ARROWS: &[(&str, Uses)] = &[
         Only(&["shale-model", "shale-files", "shale-repo", "shale-wire"]),
     ),
     ("shale-hvplug", Only(&["shale-model"])),
+    ("shale-hostd", Anything),
     ("shale-cli", Anything),
     ("shale-tests", Anything),
     ("shale-benches", Anything),
