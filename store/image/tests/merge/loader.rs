@@ -39,12 +39,12 @@ fn cache_of(libraries: &[&str], in_hwcaps: &[&str], format: &str) -> Vec<u8> {
     let root = TempDir::new().unwrap();
     let lib = root.path().join("usr/lib");
     let fast = lib.join("glibc-hwcaps/x86-64-v3");
-    for dir in [
-        root.path().join("etc"),
-        root.path().join("var/cache/ldconfig"),
-        fast.clone(),
-    ] {
-        fs::create_dir_all(dir).unwrap();
+    for dir in ["etc", "var/cache/ldconfig", "usr/lib"] {
+        fs::create_dir_all(root.path().join(dir)).unwrap();
+    }
+    // ldconfig writes the name of this directory into the cache even if it is empty.
+    if !in_hwcaps.is_empty() {
+        fs::create_dir_all(&fast).unwrap();
     }
     for (list, dir) in [(libraries, &lib), (in_hwcaps, &fast)] {
         for path in list {

@@ -1,5 +1,7 @@
 //! Merging layers and giving instances an identity, seen from outside.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod accounts;
 mod files;
 mod helper;

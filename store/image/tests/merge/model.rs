@@ -53,23 +53,55 @@ fn difference(world: &mut World, id: &str, old: &Files, new: &Files) -> Layer {
     world.layer(id, items)
 }
 
+/// What is at a path: nothing, a directory, a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Nothing,
+    Directory,
+    File(u8),
+}
+
+fn at(files: &Files, path: &str) -> At {
+    let inside = |other: &String| parents(other).iter().any(|parent| parent == path);
+    match files.get(path) {
+        Some(text) => At::File(*text),
+        None if files.keys().any(inside) => At::Directory,
+        None => At::Nothing,
+    }
+}
+
 /// The merged tree; `None` for a conflict.
 fn expected(base: &Files, ours: &Files, theirs: &Files) -> Option<Files> {
+    let sides = [base, ours, theirs];
+    let mut paths: BTreeSet<_> = sides.iter().flat_map(|side| side.keys().cloned()).collect();
+    paths.extend(sides.iter().flat_map(|side| directories(side)));
     let mut merged = Files::new();
-    let paths: BTreeSet<_> = [base, ours, theirs]
-        .iter()
-        .flat_map(|side| side.keys())
-        .collect();
-    for at in paths {
-        let (base, ours, theirs) = (base.get(at), ours.get(at), theirs.get(at));
-        let text = if ours == base || ours == theirs {
-            theirs
-        } else if theirs == base {
-            ours
+    for path in paths {
+        let [base_at, ours_at, theirs_at] = sides.map(|side| at(side, &path));
+        let merged_at = if ours_at == base_at || ours_at == theirs_at {
+            theirs_at
+        } else if theirs_at == base_at {
+            ours_at
         } else {
             return None;
         };
-        merged.extend(text.map(|text| (at.clone(), *text)));
+        // What is new in a directory that the upper side removes would be lost with it, and a change in a
+        // directory that the lower side replaced has no place.
+        let is_directory = |side, path: &str| at(side, path) == At::Directory;
+        let gone = |dir: &String| is_directory(base, dir) && !is_directory(theirs, dir);
+        let replaced = |dir: &String| {
+            let [base, ours, theirs] = sides.map(|side| at(side, dir));
+            base == At::Directory && theirs == base && matches!(ours, At::File(_))
+        };
+        let new = matches!(ours_at, At::File(_)) && ours_at != base_at;
+        let lost = new && parents(&path).iter().any(gone);
+        let placeless = theirs_at != base_at && parents(&path).iter().any(replaced);
+        if lost || placeless {
+            return None;
+        }
+        if let At::File(text) = merged_at {
+            merged.insert(path, text);
+        }
     }
     (possible(merged.clone()) == merged).then_some(merged)
 }
@@ -80,7 +112,7 @@ fn texts(files: &Files) -> BTreeMap<String, String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
     fn merging_is_that_of_the_model(base in files(), ours in files(), theirs in files()) {

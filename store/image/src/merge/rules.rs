@@ -1,0 +1,288 @@
+//! The one table of rules: which files merge by record, and where the last layer may win.
+//!
+//! A file that no rule names is merged as a whole: two layers that changed it differently are a
+//! conflict.
+
+use shale_model::TreePath;
+
+/// How the versions of one path become one.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum How {
+    /// By record, in this format.
+    Records(Format, OnClash),
+    /// The dynamic loader's cache.
+    LoaderCache,
+    /// The last layer's version stays, because nothing is lost by it: the reason.
+    LastWins(&'static str),
+}
+
+/// What happens to a record that two layers changed differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnClash {
+    /// It is a conflict.
+    Conflict,
+    /// The last layer's record stays, and the report says so.
+    LastWins,
+}
+
+/// How a file is made of records.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Format {
+    /// Lines of this many fields with colons between, named by the first.
+    Columns(&'static [Column]),
+    /// As `Columns`, with ranges of subordinate ids that must not overlap.
+    SubIds,
+    /// Lines, each its own name.
+    Lines,
+    /// Lines named by one of their fields, which white space separates; `from_end` counts it from the last.
+    NamedLines {
+        /// 0 for the last field.
+        from_end: usize,
+    },
+    /// Groups of three lines, named by the first.
+    Triples,
+    /// Paragraphs of fields with an empty line after each, named by the values of these fields.
+    Stanzas(&'static [&'static str]),
+    /// As `Stanzas`, and a stanza that two layers changed is merged field by field.
+    StanzaFields(&'static [&'static str]),
+}
+
+/// How two versions of one field merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Column {
+    /// Two different changes clash.
+    Exact,
+    /// A list with commas between: what each added and removed is added and removed.
+    Set,
+    /// Of two different changes the last stays.
+    Latest,
+}
+
+/// One line of the table.
+#[derive(Debug)]
+pub(super) struct Rule {
+    /// A path from the root; `*` stands for any bytes of one name, `**` for any number of names.
+    pattern: &'static str,
+    /// What holds for the paths that match.
+    pub(super) how: How,
+}
+
+/// Users: name, password, uid, gid, full name, home, shell (passwd(5)).
+pub(super) const PASSWD: &[Column] = &[Column::Exact; 7];
+/// Groups: name, password, gid, members (group(5)).
+pub(super) const GROUP: &[Column] = &[Column::Exact, Column::Exact, Column::Exact, Column::Set];
+/// Passwords: the third field is the day of the last change, which differs between two builds of the
+/// same package (shadow(5)).
+const SHADOW: &[Column] = &[
+    Column::Exact,
+    Column::Exact,
+    Column::Latest,
+    Column::Exact,
+    Column::Exact,
+    Column::Exact,
+    Column::Exact,
+    Column::Exact,
+    Column::Exact,
+];
+/// Group passwords: name, password, administrators, members (gshadow(5)).
+const GSHADOW: &[Column] = &[Column::Exact, Column::Exact, Column::Set, Column::Set];
+/// Ranges of subordinate ids: name, first, count (subuid(5)).
+pub(super) const SUB_IDS: &[Column] = &[Column::Exact; 3];
+
+const PACKAGE: &[&str] = &["Package", "Architecture"];
+const QUESTION: &[&str] = &["Name"];
+
+const BACKUP: &str = "a backup that its tool writes anew";
+const CACHE: &str = "a cache that is filled anew";
+const LOG: &str = "a log of the making of the layer";
+const LOCK: &str = "a lock file without content";
+const SCRATCH: &str = "temporary files";
+const INDEX: &str = "an index that its tool makes anew";
+
+/// The first rule that matches holds.
+static RULES: &[Rule] = &[
+    records("etc/passwd", Format::Columns(PASSWD)),
+    records("etc/group", Format::Columns(GROUP)),
+    records("etc/shadow", Format::Columns(SHADOW)),
+    records("etc/gshadow", Format::Columns(GSHADOW)),
+    records("etc/subuid", Format::SubIds),
+    records("etc/subgid", Format::SubIds),
+    records("etc/shells", Format::Lines),
+    Rule {
+        pattern: "etc/ld.so.cache",
+        how: How::LoaderCache,
+    },
+    records("var/lib/dpkg/status", Format::Stanzas(PACKAGE)),
+    records("var/lib/dpkg/diversions", Format::Triples),
+    records(
+        "var/lib/dpkg/statoverride",
+        Format::NamedLines { from_end: 0 },
+    ),
+    last("var/lib/dpkg/triggers/Lock", LOCK),
+    records("var/lib/dpkg/triggers/*", Format::Lines),
+    // dselect's list of what could be installed; apt does not read it.
+    newest("var/lib/dpkg/available", Format::Stanzas(PACKAGE)),
+    newest("var/lib/apt/extended_states", Format::Stanzas(PACKAGE)),
+    newest(
+        "var/cache/debconf/config.dat",
+        Format::StanzaFields(QUESTION),
+    ),
+    newest(
+        "var/cache/debconf/templates.dat",
+        Format::StanzaFields(QUESTION),
+    ),
+    newest(
+        "var/cache/debconf/passwords.dat",
+        Format::StanzaFields(QUESTION),
+    ),
+    records("var/lib/ucf/hashfile", Format::NamedLines { from_end: 0 }),
+    records("var/lib/ucf/registry", Format::NamedLines { from_end: 0 }),
+    last("var/lib/ucf/hashfile.*", BACKUP),
+    last("var/lib/ucf/registry.*", BACKUP),
+    last("etc/passwd-", BACKUP),
+    last("etc/group-", BACKUP),
+    last("etc/shadow-", BACKUP),
+    last("etc/gshadow-", BACKUP),
+    last("etc/subuid-", BACKUP),
+    last("etc/subgid-", BACKUP),
+    last("var/lib/dpkg/*-old", BACKUP),
+    last("var/cache/debconf/*-old", BACKUP),
+    last("var/backups/**", BACKUP),
+    last("etc/.pwd.lock", LOCK),
+    last("var/lib/dpkg/lock*", LOCK),
+    last("var/lib/apt/lists/**", CACHE),
+    last("var/cache/apt/**", CACHE),
+    last("var/cache/ldconfig/aux-cache", CACHE),
+    last("var/cache/man/**", CACHE),
+    last("var/cache/fontconfig/**", CACHE),
+    last("**/__pycache__/**", CACHE),
+    last("var/log/**", LOG),
+    last("tmp/**", SCRATCH),
+    last("var/tmp/**", SCRATCH),
+    last("run/**", SCRATCH),
+    // insserv's dependencies of System V scripts: only a concurrent System V boot reads them.
+    last("etc/init.d/.depend.*", INDEX),
+    last("var/lib/systemd/catalog/database", INDEX),
+    last("usr/share/info/dir", INDEX),
+    last("usr/share/info/dir.old", INDEX),
+    last("var/lib/plocate/plocate.db", INDEX),
+];
+
+const fn records(pattern: &'static str, format: Format) -> Rule {
+    let how = How::Records(format, OnClash::Conflict);
+    Rule { pattern, how }
+}
+
+const fn newest(pattern: &'static str, format: Format) -> Rule {
+    let how = How::Records(format, OnClash::LastWins);
+    Rule { pattern, how }
+}
+
+const fn last(pattern: &'static str, reason: &'static str) -> Rule {
+    let how = How::LastWins(reason);
+    Rule { pattern, how }
+}
+
+/// The rule for `path`, if one names it.
+pub(super) fn rule_for(path: &TreePath) -> Option<How> {
+    let found = RULES
+        .iter()
+        .find(|rule| path_matches(Some(rule.pattern.as_bytes()), Some(path.as_bytes())))?;
+    Some(found.how)
+}
+
+/// Whether the versions of `path` are read to be merged.
+pub(super) fn reads_bytes(path: &TreePath) -> bool {
+    matches!(rule_for(path), Some(How::Records(..) | How::LoaderCache))
+}
+
+/// Matches component by component; `None` is the end.
+fn path_matches(pattern: Option<&[u8]>, path: Option<&[u8]>) -> bool {
+    let Some(pattern) = pattern else {
+        return path.is_none();
+    };
+    let (first, rest) = split_component(pattern);
+    let Some(path) = path else {
+        return false;
+    };
+    let (name, below) = split_component(path);
+    if first == b"**" {
+        let ends_here = rest.is_none() || path_matches(rest, Some(path));
+        return ends_here || (below.is_some() && path_matches(Some(pattern), below));
+    }
+    name_matches(first, name) && path_matches(rest, below)
+}
+
+fn split_component(path: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match path.iter().position(|&b| b == b'/') {
+        Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
+        None => (path, None),
+    }
+}
+
+/// Matches a name with a pattern of at most one `*`, which is all that the table has.
+fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern.iter().position(|&b| b == b'*') {
+        None => pattern == name,
+        Some(star) => {
+            let (head, tail) = (&pattern[..star], &pattern[star + 1..]);
+            name.len() >= head.len() + tail.len() && name.starts_with(head) && name.ends_with(tail)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn how(path: &str) -> Option<How> {
+        rule_for(&TreePath::new(path.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn each_path_finds_its_rule() {
+        for path in [
+            "etc/passwd",
+            "var/lib/dpkg/triggers/File",
+            "var/lib/dpkg/status",
+        ] {
+            let found = how(path);
+            assert!(
+                matches!(found, Some(How::Records(_, OnClash::Conflict))),
+                "{path}: {found:?}"
+            );
+        }
+        for path in [
+            "etc/passwd-",
+            "var/lib/dpkg/triggers/Lock",
+            "var/lib/dpkg/status-old",
+            "var/log/apt/history.log",
+            "usr/lib/python3/__pycache__/x.pyc",
+            "__pycache__/x",
+            "var/cache/apt/pkgcache.bin",
+        ] {
+            let found = how(path);
+            assert!(matches!(found, Some(How::LastWins(_))), "{path}: {found:?}");
+        }
+        for path in [
+            "",
+            "etc",
+            "etc/passwd/x",
+            "home/etc/passwd",
+            "etc/alternatives/editor",
+            "var/log",
+            "usr/__pycache__",
+        ] {
+            assert!(how(path).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_table_only_holds_what_the_matcher_knows() {
+        for rule in RULES {
+            for part in rule.pattern.split('/').filter(|part| *part != "**") {
+                assert!(part.matches('*').count() <= 1, "{}", rule.pattern);
+            }
+        }
+    }
+}
