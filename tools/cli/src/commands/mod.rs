@@ -1,6 +1,9 @@
 //! One file per command: an args struct whose doc comments are the help, and one function.
 
+mod completion;
+mod doctor;
 mod export;
+mod layer;
 mod nbd;
 mod push;
 mod template;
@@ -16,7 +19,11 @@ pub(crate) enum Command {
     Export(export::Export),
     Nbd(nbd::Nbd),
     #[command(subcommand)]
+    Layer(layer::Layer),
+    #[command(subcommand)]
     Template(template::Template),
+    Doctor(doctor::Doctor),
+    Completion(completion::Completion),
 }
 
 impl Command {
@@ -25,7 +32,13 @@ impl Command {
             Command::Push(push) => push.run(context),
             Command::Export(export) => export.run(context),
             Command::Nbd(nbd) => nbd.run(context),
+            Command::Layer(layer) => layer.run(context),
             Command::Template(template) => template.run(context),
+            Command::Doctor(doctor) => doctor.run(context),
+            Command::Completion(completion) => {
+                completion.run();
+                Ok(())
+            }
         }
     }
 }
