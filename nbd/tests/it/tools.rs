@@ -274,6 +274,8 @@ async fn privileged_fio_verifies_what_it_wrote() {
     let uri = format!("--uri={}", offer.uri());
     let job = [
         "--name=verify",
+        // Else it leaves a file in the directory where tests run.
+        "--verify_state_save=0",
         "--thread",
         "--ioengine=nbd",
         "--rw=randrw",
