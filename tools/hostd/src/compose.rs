@@ -1,13 +1,16 @@
 //! A template becomes a plan file: fetch its layers, merge, fold, lay out, keep.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use shale_files::{DirFiles, FileError, FilePath, Files, put_durably, read_file};
+use shale_image::merge::{
+    self, ChunkBytes, Conflict, MergeError, MergeNote, NamedLayer, StackLayer,
+};
 use shale_image::{Layout, LayoutError, lay_out};
 use shale_model::{
-    Catalog, FormatError, LayerDecoder, LayerId, LayerRoot, PlanId, SeamError, Template,
+    Catalog, ChunkId, FormatError, LayerDecoder, LayerId, LayerRoot, PlanId, SeamError, Template,
     TemplateId, Tree, TreeLayer, compose,
 };
 use shale_view::{ChunkReader, PlanFile, PlanFileError, ReadError, open_plan};
@@ -37,20 +40,27 @@ pub struct Image {
     pub plan: PlanFile,
 }
 
+/// A template as one tree.
+pub struct Composed {
+    /// The tree.
+    pub tree: Tree,
+    /// The bytes of the chunks that merging made.
+    pub synthetic: ChunkBytes,
+    /// What merging decided.
+    pub notes: Vec<MergeNote>,
+    /// What it could not decide; the later layer's version is in the tree.
+    pub conflicts: Vec<Conflict>,
+}
+
 /// Why a template does not become an image.
 #[derive(Debug, thiserror::Error)]
 pub enum ComposeError {
     /// Its manifests cannot be read.
     #[error(transparent)]
     Seam(#[from] SeamError),
-    /// The bytes of a layer cannot be read.
-    #[error("read layer {layer}")]
-    Read {
-        /// The layer.
-        layer: LayerId,
-        /// Why not.
-        source: ReadError,
-    },
+    /// The bytes of its layers cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A template or a layer is not what its format allows.
     #[error("{what}")]
     Format {
@@ -59,14 +69,12 @@ pub enum ComposeError {
         /// The broken rule.
         source: FormatError,
     },
+    /// A file of its layers that must be merged cannot be.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
     /// Its layers do not fit on each other.
-    #[error("compose template {id}")]
-    Compose {
-        /// The template.
-        id: TemplateId,
-        /// Why not.
-        source: shale_model::ComposeError,
-    },
+    #[error(transparent)]
+    Compose(#[from] shale_model::ComposeError),
     /// Its tree does not fit on a disk.
     #[error("lay out template {id}")]
     Layout {
@@ -117,8 +125,7 @@ impl Composer {
     /// The image of a template: the plan that was kept, or a new one.
     pub fn image(&self, id: TemplateId) -> Result<Image, ComposeError> {
         let template = self.template(id)?;
-        let keep = |source| ComposeError::Keep { id, source };
-        let files = DirFiles::open(&self.plans).map_err(keep)?;
+        let files = self.plan_files(id)?;
         if let Some(plan_id) = kept_plan(&files, id)
             && let Ok(plan) = open_plan(&self.plan_path(plan_id), plan_id)
         {
@@ -129,17 +136,29 @@ impl Composer {
                 plan,
             });
         }
-        let (tree, synthetic) = self.tree(id, &template)?;
+        let composed = self.compose(&template)?;
+        self.keep(id, template, &composed)
+    }
+
+    /// Lays out a template that was composed, and keeps the plan.
+    pub fn keep(
+        &self,
+        id: TemplateId,
+        template: Template,
+        composed: &Composed,
+    ) -> Result<Image, ComposeError> {
         let layout = Layout {
             template: id,
             filesystem: template.machine.filesystem,
             disk_bytes: template.machine.disk_bytes,
             uuid: uuid_of(id),
         };
-        let parts = lay_out(&tree, &layout, &synthetic);
+        let parts = lay_out(&composed.tree, &layout, &composed.synthetic);
         let parts = parts.map_err(|source| ComposeError::Layout { id, source })?;
         let (plan_id, bytes) = parts.encode();
-        keep_plan(&files, id, plan_id, &bytes).map_err(keep)?;
+        let files = self.plan_files(id)?;
+        let kept = keep_plan(&files, id, plan_id, &bytes);
+        kept.map_err(|source| ComposeError::Keep { id, source })?;
         let plan = open_plan(&self.plan_path(plan_id), plan_id)?;
         Ok(Image {
             id,
@@ -149,16 +168,60 @@ impl Composer {
         })
     }
 
-    /// The composed tree of a template, with the chunks that merging made.
-    pub fn tree(
+    fn plan_files(&self, id: TemplateId) -> Result<DirFiles, ComposeError> {
+        DirFiles::open(&self.plans).map_err(|source| ComposeError::Keep { id, source })
+    }
+
+    /// Merges and folds the layers of a template, which need not be stored yet.
+    pub fn compose(&self, template: &Template) -> Result<Composed, ComposeError> {
+        let layers = self.layers(template)?;
+        let named = |id: &LayerId| NamedLayer {
+            id: *id,
+            tree: &layers[id],
+        };
+        let stack: Vec<StackLayer<'_>> = template
+            .layers
+            .iter()
+            .map(|layer| StackLayer {
+                layer: named(&layer.id),
+                made_on: layer.made_on.iter().map(named).collect(),
+            })
+            .collect();
+        let bytes = self.bytes_of(&merge::need(&stack), &layers)?;
+        let merged = merge::merge(&stack, &bytes)?;
+        let tree = compose(merged.trees())?;
+        Ok(Composed {
+            tree,
+            synthetic: merged.synthetic,
+            notes: merged.notes,
+            conflicts: merged.conflicts,
+        })
+    }
+
+    /// The layers of a template, and those that they were made on.
+    fn layers(&self, template: &Template) -> Result<HashMap<LayerId, TreeLayer>, ComposeError> {
+        let mut layers = HashMap::new();
+        for layer in &template.layers {
+            for id in [layer.id].iter().chain(&layer.made_on) {
+                if !layers.contains_key(id) {
+                    layers.insert(*id, self.layer(*id)?);
+                }
+            }
+        }
+        Ok(layers)
+    }
+
+    /// The bytes of chunks that layers name.
+    fn bytes_of(
         &self,
-        id: TemplateId,
-        template: &Template,
-    ) -> Result<(Tree, BTreeMap<shale_model::ChunkId, Vec<u8>>), ComposeError> {
-        let layers = template.layers.iter().map(|layer| self.layer(layer.id));
-        let layers = layers.collect::<Result<Vec<TreeLayer>, _>>()?;
-        let tree = compose(&layers).map_err(|source| ComposeError::Compose { id, source })?;
-        Ok((tree, BTreeMap::new()))
+        ids: &[ChunkId],
+        layers: &HashMap<LayerId, TreeLayer>,
+    ) -> Result<ChunkBytes, ComposeError> {
+        let mut missing: HashSet<ChunkId> = ids.iter().copied().collect();
+        let all = layers.values().flat_map(TreeLayer::chunks);
+        let wanted: Vec<_> = all.filter(|(id, _)| missing.remove(id)).collect();
+        let bytes = self.runtime.block_on(self.reader.chunks(&wanted))?;
+        Ok(wanted.iter().map(|(id, _)| *id).zip(bytes).collect())
     }
 
     /// A layer with all its entries.
@@ -170,8 +233,7 @@ impl Composer {
         let root = LayerRoot::decode(&self.catalog.layer(id)?).map_err(format)?;
         let wanted: Vec<_> = root.pages.iter().map(|page| (page.id, page.len)).collect();
         let pages = self.runtime.block_on(self.reader.chunks(&wanted));
-        let pages = pages.map_err(|source| ComposeError::Read { layer: id, source })?;
-        LayerDecoder::decode(&root, pages.iter().map(|page| &page[..])).map_err(format)
+        LayerDecoder::decode(&root, pages?.iter().map(|page| &page[..])).map_err(format)
     }
 
     /// Where a plan lies.

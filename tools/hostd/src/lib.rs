@@ -8,6 +8,7 @@ mod compose;
 mod dirs;
 mod place;
 
-pub use compose::{ComposeError, Composer, Image};
+pub use compose::{ComposeError, Composed, Composer, Image};
 pub use dirs::{HostDirs, private_dir};
 pub use place::{Place, PlaceError};
+pub use shale_image::merge::{Conflict, IdKind, MergeNote};

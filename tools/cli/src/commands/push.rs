@@ -95,8 +95,8 @@ impl Push {
                 let host = context.host(place.clone())?;
                 let id = resolve(&place, base)?;
                 let template = host.composer.template(id)?;
-                let (tree, _) = host.composer.tree(id, &template)?;
-                let mut difference = Difference::new(&mut *source, &tree);
+                let base = host.composer.compose(&template)?;
+                let mut difference = Difference::new(&mut *source, &base.tree);
                 let pushed = push_tree(&mut difference, &*sink, Chunker::FastCdc, &progress);
                 (pushed, template.layers, template.machine)
             }

@@ -1,10 +1,12 @@
 //! `shale template create`: a base and applications become a template.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use shale_hostd::{IdKind, MergeNote};
 use shale_model::{Composition, Reference, Template};
 
 use crate::commands::push::store_template;
-use crate::context::{Context, resolve};
+use crate::context::{Context, Host, resolve};
+use crate::failure::{Exit, Failure};
 use crate::output::parse_bytes;
 
 /// Compose a base and applications into a template
@@ -27,6 +29,9 @@ pub(crate) struct Create {
     /// Size of the root disk
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     disk: Option<u64>,
+    /// What to do where layers changed the same thing differently
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    conflicts: Conflicts,
     /// User that `shale vm ssh` logs in as
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -50,9 +55,72 @@ impl Create {
         machine.disk_bytes = self.disk.unwrap_or(machine.disk_bytes);
         machine.login_user = self.user.unwrap_or(machine.login_user);
         let template = Template::new(base.platform.clone(), layers, machine);
-        let id = store_template(&host.place, &self.reference, &template)?;
-        host.composer.image(id)?;
-        println!("{id}");
-        Ok(())
+        compose_and_store(&host, &self.reference, &template, self.conflicts)
+    }
+}
+
+/// What to do where layers changed the same thing differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Conflicts {
+    /// Name them and make nothing.
+    #[default]
+    Fail,
+    /// Name them and take the version of the later layer.
+    TakeLater,
+}
+
+/// Composes `template`, says what merging decided, and gives it its name.
+pub(crate) fn compose_and_store(
+    host: &Host,
+    reference: &Reference,
+    template: &Template,
+    conflicts: Conflicts,
+) -> anyhow::Result<()> {
+    let composed = host.composer.compose(template)?;
+    for note in &composed.notes {
+        match note {
+            MergeNote::Remapped {
+                layer,
+                kind,
+                name,
+                from,
+                to,
+            } => {
+                eprintln!(
+                    "{} {name} of layer {} has number {to} now, not {from}",
+                    kind_name(*kind),
+                    layer.short()
+                );
+            }
+            MergeNote::MovedRange {
+                path,
+                name,
+                from,
+                to,
+                ..
+            } => {
+                eprintln!("the ids of {name} in {path} begin at {to} now, not at {from}");
+            }
+            MergeNote::United { .. } | MergeNote::Kept { .. } | MergeNote::LastWon { .. } => {}
+        }
+    }
+    for conflict in &composed.conflicts {
+        eprintln!("conflict: {conflict}");
+    }
+    if !composed.conflicts.is_empty() && conflicts == Conflicts::Fail {
+        let text = format!("the layers of `{}` do not fit together", reference.name);
+        let hint = "--conflicts take-later takes the later layer's version of each";
+        return Err(Failure::new(Exit::Conflict, text).hint(hint).into());
+    }
+    let id = store_template(&host.place, reference, template)?;
+    host.composer.keep(id, template.clone(), &composed)?;
+    println!("{id}");
+    Ok(())
+}
+
+fn kind_name(kind: IdKind) -> &'static str {
+    match kind {
+        IdKind::User => "user",
+        IdKind::Group => "group",
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use shale_model::{Reference, Template};
 
-use crate::commands::push::store_template;
+use super::create::{Conflicts, compose_and_store};
 use crate::context::{Context, resolve};
 
 /// Put a template's applications on another base
@@ -24,6 +24,9 @@ pub(crate) struct Rebase {
     /// Name of the new template; by default the old one is replaced
     #[arg(long = "as", value_name = "REF")]
     name: Option<Reference>,
+    /// What to do where layers changed the same thing differently
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    conflicts: Conflicts,
 }
 
 impl Rebase {
@@ -42,9 +45,6 @@ impl Rebase {
             .collect();
         let template = Template::new(base.platform.clone(), layers, old.machine.clone());
         let name = self.name.as_ref().unwrap_or(&self.reference);
-        let id = store_template(&host.place, name, &template)?;
-        host.composer.image(id)?;
-        println!("{id}");
-        Ok(())
+        compose_and_store(&host, name, &template, self.conflicts)
     }
 }
