@@ -86,7 +86,7 @@ pub(super) fn write(dir: Dir, shape: Shape, entries: u64, names: &[DirName<'_>],
         0 => level.clone(),
         _ => nodes.iter().map(|node| node[0].0).zip(1..).collect(),
     };
-    root(dir, add_block(to), &top, shape.nodes > 0);
+    root(dir, add_block(to), &top, shape);
     for node in nodes {
         let block = add_block(to);
         put16(block, 4, BLOCK_BYTES as u16);
@@ -122,13 +122,13 @@ fn hashes<'a>(leaves: &'a [&'a [Hashed<'_>]]) -> impl Iterator<Item = u32> {
     std::iter::once(0).chain(rest)
 }
 
-fn root(dir: Dir, block: &mut [u8], entries: &[IndexEntry], has_nodes: bool) {
+fn root(dir: Dir, block: &mut [u8], entries: &[IndexEntry], shape: Shape) {
     dir.dots(block, DOTS_BYTES);
     // To a reader without hash trees the index is the rest of the entry `..`.
     put16(block, 12 + 4, (BLOCK_BYTES - 12) as u16);
     block[DOTS_BYTES + 4] = HASH_VERSION;
-    block[DOTS_BYTES + 5] = 8;
-    block[DOTS_BYTES + 6] = u8::from(has_nodes);
+    block[DOTS_BYTES + 5] = (ROOT_START - DOTS_BYTES) as u8;
+    block[DOTS_BYTES + 6] = u8::from(shape.nodes > 0); // levels between root and leaves
     index(dir, block, ROOT_START, entries);
 }
 

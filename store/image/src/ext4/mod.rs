@@ -21,7 +21,7 @@ mod xattr;
 
 use std::collections::BTreeMap;
 
-use shale_model::limits::{BLOCK_BYTES, MAX_FILE_BYTES};
+use shale_model::limits::BLOCK_BYTES;
 use shale_model::{ChunkId, Filesystem, NodeId, PlanParts, Tree};
 
 use crate::error::LayoutError;
@@ -72,7 +72,6 @@ impl<'a> Placed<'a> {
         options: &Layout,
         synthetic: &BTreeMap<ChunkId, Vec<u8>>,
     ) -> Result<PlanParts, LayoutError> {
-        debug_assert!(options.disk_bytes <= MAX_FILE_BYTES);
         let blocks = (options.disk_bytes / BLOCK).min(self.profile.max_blocks());
         let blocks = self.profile.geometry().at_most(blocks);
         emit::emit(self.tree, &self.places, blocks, options, synthetic)

@@ -1,6 +1,6 @@
 //! Single disks: clean for the check, and as the tree says.
 
-use shale_model::{Kind, Rdev};
+use shale_model::{Kind, Rdev, RunSource};
 use tempfile::TempDir;
 
 use crate::mount::{Mount, compare};
@@ -79,5 +79,24 @@ fn privileged_a_small_tree_mounts() {
             mount.close();
         }
         check(&disk);
+    }
+}
+
+/// The judge of all other tests finds what is wrong.
+#[test]
+fn the_check_complains_about_a_changed_byte() {
+    let temp = TempDir::new().unwrap();
+    let disk = temp.path().join("disk");
+    let layer = LayerBuilder::default().dir("d").build();
+    for filesystem in PROFILES {
+        let (_, mut parts) = plan(std::slice::from_ref(&layer), filesystem, 0);
+        // The links count of inode 12, the directory, in the first group's table.
+        let table = parts.runs.iter().find(|run| run.block == 4).unwrap();
+        let RunSource::Synthesised(at) = table.source else {
+            unreachable!()
+        };
+        parts.synthesised[at as usize + 11 * 256 + 0x1A] ^= 1;
+        write_disk(&parts, &Store::default(), &disk);
+        assert!(std::panic::catch_unwind(|| check(&disk)).is_err());
     }
 }

@@ -175,6 +175,7 @@ fn disks_of_every_size_are_clean() {
             128 * group,
             129 * group,
             64 * group + (3 << 20),
+            1 << 40,
         ];
         for bytes in sizes {
             let parts = lay_out(&tree, &options(filesystem, bytes), &BTreeMap::new()).unwrap();

@@ -5,7 +5,9 @@
 mod basic;
 mod dirs;
 mod files;
+mod guest;
 mod mount;
 mod nodes;
+mod random;
 mod stable;
 mod support;
