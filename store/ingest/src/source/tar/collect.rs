@@ -1,0 +1,250 @@
+//! All names of an archive, held compactly until they can be told in layer order.
+//!
+//! As in a file system, names lead to nodes: a member that comes again replaces its name, and a hard link
+//! keeps the node that its target had when it came.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use shale_model::limits::MAX_ENTRIES;
+use shale_model::{
+    Attrs, ChunkId, Content, Entry, Extent, Kind, Mtime, Name, Rdev, RootEntry, TreePath, Xattrs,
+};
+
+use super::member::Owner;
+use crate::error::{PushError, TarError, TarProblem};
+use crate::source::Visitor;
+
+/// What a node is and holds.
+#[derive(Debug)]
+pub(super) enum Data {
+    Directory,
+    /// A file of one chunk, as most are.
+    Chunk(ChunkId, u32),
+    Content(Content),
+    Symlink(Box<[u8]>),
+    CharDevice(Rdev),
+    BlockDevice(Rdev),
+    Fifo,
+}
+
+impl From<Kind> for Data {
+    /// From a file or a symbolic link.
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::File(content) => match content.extents() {
+                [Extent::Chunk { id, len }] => Data::Chunk(*id, *len),
+                _ => Data::Content(content),
+            },
+            Kind::Symlink(target) => Data::Symlink(target),
+            _ => Data::Directory,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    /// Number of its mode, owner and extended attributes, which many nodes share.
+    row: u32,
+    mtime: Mtime,
+    data: Data,
+}
+
+/// A name: a node, a whiteout, or both, which hides the lower layers and shows the node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    node: Option<u32>,
+    is_whiteout: bool,
+}
+
+/// The names of an archive.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    root: Option<Attrs>,
+    opaque: HashSet<TreePath>,
+    dirs: HashMap<TreePath, BTreeMap<Name, Slot>>,
+    nodes: Vec<Node>,
+    rows: Vec<(Owner, Xattrs)>,
+    row_numbers: HashMap<(Owner, Xattrs), u32>,
+    /// Nodes with more than one name, with the first in layer order once it was told.
+    linked: HashMap<u32, Option<TreePath>>,
+}
+
+impl Collected {
+    /// The attributes of the root directory.
+    pub(super) fn set_root(&mut self, owner: Owner, xattrs: Xattrs, mtime: Mtime) {
+        self.root = Some(attrs(&(owner, xattrs), mtime));
+    }
+
+    /// The lower layers' names in `dir` are hidden.
+    pub(super) fn set_opaque(&mut self, dir: TreePath) {
+        self.opaque.insert(dir);
+    }
+
+    /// The lower layers' `name` in `dir` is hidden.
+    pub(super) fn white_out(&mut self, dir: TreePath, name: Name) -> Result<(), TarProblem> {
+        self.check_count()?;
+        let slot = self.dirs.entry(dir).or_default().entry(name).or_default();
+        slot.is_whiteout = true;
+        Ok(())
+    }
+
+    /// Gives `name` in `dir` a new node.
+    pub(super) fn add(
+        &mut self,
+        dir: TreePath,
+        name: Name,
+        (owner, xattrs, mtime): (Owner, Xattrs, Mtime),
+        data: Data,
+    ) -> Result<(), TarProblem> {
+        self.check_count()?;
+        let row = (owner, xattrs);
+        let next = self.rows.len() as u32;
+        let number = match self.row_numbers.get(&row) {
+            Some(number) => *number,
+            None => {
+                self.rows.push(row.clone());
+                self.row_numbers.insert(row, next);
+                next
+            }
+        };
+        let node = self.nodes.len() as u32;
+        self.nodes.push(Node {
+            row: number,
+            mtime,
+            data,
+        });
+        let slot = self.dirs.entry(dir).or_default().entry(name).or_default();
+        slot.node = Some(node);
+        Ok(())
+    }
+
+    /// Gives `name` in `dir` the node of `target`; whether there is one that can have more names.
+    pub(super) fn link(&mut self, dir: TreePath, name: Name, target: &TreePath) -> bool {
+        let Some(node) = self.node(target).filter(|node| !self.is_dir(*node)) else {
+            return false;
+        };
+        self.linked.insert(node, None);
+        let slot = self.dirs.entry(dir).or_default().entry(name).or_default();
+        slot.node = Some(node);
+        true
+    }
+
+    /// Hands everything to `visitor`, in layer order.
+    pub(super) fn finish(mut self, visitor: &mut dyn Visitor) -> Result<(), PushError> {
+        self.check_tree()?;
+        if let Some(attrs) = self.root.take() {
+            let opaque = self.opaque.contains(&TreePath::root());
+            visitor.root(RootEntry { attrs, opaque })?;
+        }
+        let mut dirs: Vec<_> = std::mem::take(&mut self.dirs).into_iter().collect();
+        dirs.sort_by(|a, b| a.0.cmp(&b.0));
+        for (dir, names) in dirs {
+            for (name, slot) in names {
+                let entry = self.entry(&dir, name, slot)?;
+                visitor.entry(&dir, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, dir: &TreePath, name: Name, slot: Slot) -> Result<Entry, TarError> {
+        let empty = |name, kind| Entry {
+            name,
+            attrs: Attrs::default(),
+            kind,
+        };
+        let Some(number) = slot.node else {
+            return Ok(empty(name, Kind::Whiteout));
+        };
+        let path = || dir.join(&name).map_err(|e| fault(dir, e.into()));
+        if let Some(first) = self.linked.get_mut(&number) {
+            match first {
+                Some(first) => return Ok(empty(name, Kind::HardLink(first.clone()))),
+                None => *first = Some(path()?),
+            }
+        }
+        let node = &self.nodes[number as usize];
+        let kind = match &node.data {
+            Data::Directory => {
+                let is_opaque = slot.is_whiteout || self.opaque.contains(&path()?);
+                match is_opaque {
+                    true => Kind::OpaqueDirectory,
+                    false => Kind::Directory,
+                }
+            }
+            Data::Chunk(id, len) => {
+                let content = Content::new(vec![Extent::Chunk { id: *id, len: *len }]);
+                Kind::File(content.map_err(|e| fault(dir, e.into()))?)
+            }
+            Data::Content(content) => Kind::File(content.clone()),
+            Data::Symlink(target) => Kind::Symlink(target.clone()),
+            Data::CharDevice(rdev) => Kind::CharDevice(*rdev),
+            Data::BlockDevice(rdev) => Kind::BlockDevice(*rdev),
+            Data::Fifo => Kind::Fifo,
+        };
+        let attrs = attrs(&self.rows[node.row as usize], node.mtime);
+        Ok(Entry { name, attrs, kind })
+    }
+
+    /// Checks that names lie in directories, and that opaque directories are described.
+    fn check_tree(&self) -> Result<(), TarError> {
+        for (dir, names) in &self.dirs {
+            let mut above = dir.clone();
+            while let Some((parent, name)) = above.split() {
+                let slot = self.dirs.get(&parent).and_then(|names| names.get(&name));
+                let is_dir =
+                    slot.is_none_or(|slot| slot.node.is_some_and(|node| self.is_dir(node)));
+                if !is_dir {
+                    let first = names.keys().next().and_then(|name| dir.join(name).ok());
+                    let member = first.unwrap_or_else(|| dir.clone());
+                    return Err(fault(&member, TarProblem::NotDirectory(above)));
+                }
+                above = parent;
+            }
+        }
+        for dir in &self.opaque {
+            let described = match dir.is_root() {
+                true => self.root.is_some(),
+                false => self.node(dir).is_some_and(|node| self.is_dir(node)),
+            };
+            if !described {
+                let rule = "an opaque directory must be in the archive itself";
+                return Err(fault(dir, TarProblem::Whiteout(rule)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_count(&self) -> Result<(), TarProblem> {
+        match self.nodes.len() as u64 >= MAX_ENTRIES {
+            true => Err(TarProblem::TooMany),
+            false => Ok(()),
+        }
+    }
+
+    fn node(&self, path: &TreePath) -> Option<u32> {
+        let (dir, name) = path.split()?;
+        self.dirs.get(&dir)?.get(&name)?.node
+    }
+
+    fn is_dir(&self, node: u32) -> bool {
+        matches!(self.nodes[node as usize].data, Data::Directory)
+    }
+}
+
+fn attrs(((mode, uid, gid), xattrs): &(Owner, Xattrs), mtime: Mtime) -> Attrs {
+    Attrs {
+        mode: *mode,
+        uid: *uid,
+        gid: *gid,
+        mtime,
+        xattrs: xattrs.clone(),
+    }
+}
+
+fn fault(path: &TreePath, problem: TarProblem) -> TarError {
+    TarError {
+        member: super::escape(path.as_bytes()),
+        problem,
+    }
+}
