@@ -19,6 +19,7 @@
 
 mod error;
 mod ext4;
+pub mod identity;
 mod layout;
 pub mod merge;
 

@@ -1,6 +1,7 @@
 //! The three-way comparison of one layer with what it was made on and what lies below it.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use shale_model::{Attrs, Entry, Kind, LayerDir, LayerId, Name, TreeLayer, TreePath};
 
@@ -58,6 +59,7 @@ pub(super) fn merge_layer<'a>(
         bytes,
         findings,
         over: State::default(),
+        searched: BTreeSet::new(),
     };
     job.root();
     for dir in &tree.dirs {
@@ -130,6 +132,8 @@ pub(super) struct Job<'j, 'a> {
     pub(super) findings: &'j mut Findings,
     /// What goes on top of the layer.
     pub(super) over: State<'a>,
+    /// Directories of which is known what was lost in them.
+    searched: BTreeSet<TreePath>,
 }
 
 /// A path with what all sides say about it.
@@ -300,6 +304,15 @@ impl Job<'_, '_> {
 
     /// The layer removes or replaces the directory `path`: what others changed in it is a conflict.
     fn find_lost(&mut self, path: &TreePath) {
+        // One inside another was searched with it: a layer of nested ones costs no more than one of them.
+        let mut above = Some(path.clone());
+        while let Some(at) = above {
+            if self.searched.contains(&at) {
+                return;
+            }
+            above = at.split().map(|(parent, _)| parent);
+        }
+        self.searched.insert(path.clone());
         let mut lost = Vec::new();
         for (id, tree) in &self.ours.layers {
             if self.base.ids().any(|made_on| made_on == *id) {

@@ -15,6 +15,7 @@
 
 mod columns;
 mod file;
+mod glob;
 mod ids;
 mod layer;
 mod loader_cache;
@@ -34,6 +35,9 @@ use std::rc::Rc;
 use shale_model::{ChunkId, Extent, Kind, LayerId, TreeLayer, TreePath};
 
 pub use ids::IdKind;
+
+pub(crate) use file::synthesise;
+pub(crate) use glob::path_matches;
 
 use layer::merge_layer;
 use state::{State, What, find_entry};
@@ -77,7 +81,8 @@ pub struct Merged<'a> {
     pub synthetic: ChunkBytes,
     /// What was decided, in order of layer.
     pub notes: Vec<MergeNote>,
-    /// What could not be decided. The last layer's version is in the result.
+    /// What could not be decided. The last layer's version is in the result, which need not even compose
+    /// then: a layer may have files in what another made a link.
     pub conflicts: Vec<Conflict>,
 }
 

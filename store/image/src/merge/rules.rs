@@ -5,6 +5,8 @@
 
 use shale_model::TreePath;
 
+use super::glob::path_matches;
+
 /// How the versions of one path become one.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum How {
@@ -185,50 +187,13 @@ const fn last(pattern: &'static str, reason: &'static str) -> Rule {
 
 /// The rule for `path`, if one names it.
 pub(super) fn rule_for(path: &TreePath) -> Option<How> {
-    let found = RULES
-        .iter()
-        .find(|rule| path_matches(Some(rule.pattern.as_bytes()), Some(path.as_bytes())))?;
+    let found = RULES.iter().find(|rule| path_matches(rule.pattern, path))?;
     Some(found.how)
 }
 
 /// Whether the versions of `path` are read to be merged.
 pub(super) fn reads_bytes(path: &TreePath) -> bool {
     matches!(rule_for(path), Some(How::Records(..) | How::LoaderCache))
-}
-
-/// Matches component by component; `None` is the end.
-fn path_matches(pattern: Option<&[u8]>, path: Option<&[u8]>) -> bool {
-    let Some(pattern) = pattern else {
-        return path.is_none();
-    };
-    let (first, rest) = split_component(pattern);
-    let Some(path) = path else {
-        return false;
-    };
-    let (name, below) = split_component(path);
-    if first == b"**" {
-        let ends_here = rest.is_none() || path_matches(rest, Some(path));
-        return ends_here || (below.is_some() && path_matches(Some(pattern), below));
-    }
-    name_matches(first, name) && path_matches(rest, below)
-}
-
-fn split_component(path: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match path.iter().position(|&b| b == b'/') {
-        Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
-        None => (path, None),
-    }
-}
-
-/// Matches a name with a pattern of at most one `*`, which is all that the table has.
-fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
-    match pattern.iter().position(|&b| b == b'*') {
-        None => pattern == name,
-        Some(star) => {
-            let (head, tail) = (&pattern[..star], &pattern[star + 1..]);
-            name.len() >= head.len() + tail.len() && name.starts_with(head) && name.ends_with(tail)
-        }
-    }
 }
 
 #[cfg(test)]
@@ -280,9 +245,8 @@ mod tests {
     #[test]
     fn the_table_only_holds_what_the_matcher_knows() {
         for rule in RULES {
-            for part in rule.pattern.split('/').filter(|part| *part != "**") {
-                assert!(part.matches('*').count() <= 1, "{}", rule.pattern);
-            }
+            let parts = rule.pattern.split('/').filter(|part| *part != "**");
+            assert!(parts.into_iter().all(|part| part.matches('*').count() <= 1));
         }
     }
 }

@@ -204,7 +204,8 @@ impl<'a> State<'a> {
             }
         }
         let mut over = BTreeMap::new();
-        for (at, (layer, entry)) in &self.over {
+        let inside = self.over.range(path.clone()..);
+        for (at, (layer, entry)) in inside.take_while(|(at, _)| is_below(at, path)) {
             if at.split().is_some_and(|(parent, _)| parent == *path) {
                 over.insert(entry.name.clone(), (*layer, entry));
             }

@@ -5,5 +5,6 @@
 mod accounts;
 mod files;
 mod helper;
+mod identity;
 mod loader;
 mod model;

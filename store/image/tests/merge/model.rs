@@ -196,4 +196,31 @@ proptest! {
         prop_assert_eq!(&merged.conflicts, &vec![]);
         prop_assert_eq!(world.tree(&merged).files(), texts(&ours));
     }
+
+    #[test]
+    fn garbage_is_an_error_or_a_file(
+        at in proptest::sample::select(vec![
+            "etc/passwd", "etc/group", "etc/shadow", "etc/subuid", "etc/shells", "etc/ld.so.cache",
+            "var/lib/dpkg/status", "var/lib/dpkg/diversions", "var/lib/dpkg/statoverride",
+            "var/cache/debconf/config.dat", "var/lib/ucf/registry",
+        ]),
+        sides in proptest::array::uniform3("([a-b:,=\\n \\x00#+0-9-]|Name: |Package: |Owners: |glibc-ld.so.cache1.1){0,30}"),
+    ) {
+        let mut world = World::default();
+        let [base, one, two] = [0, 1, 2].map(|side: usize| {
+            let id = side.to_string();
+            world.layer(&id, [(at, file(&sides[side]))])
+        });
+        let stack = [base.on(&[]), one.on(&[&base]), two.on(&[&base])];
+        if let Ok(merged) = world.try_merge(&stack) {
+            // What was merged can be merged again, and then nothing is new.
+            let text = world.tree(&merged).text(at).unwrap();
+            let again = world.layer("again", [(at, file(&text))]);
+            let twice = world.try_merge(&[base.on(&[]), again.on(&[&base]), again.on(&[&base])]);
+            // Bytes that only one layer changed were taken without being read; now they are read.
+            if let Ok(twice) = twice {
+                prop_assert_eq!(world.tree(&twice).text(at).unwrap(), text);
+            }
+        }
+    }
 }
