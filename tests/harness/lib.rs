@@ -6,6 +6,7 @@
 mod base;
 mod mounts;
 mod nasty;
+mod process;
 mod qemu;
 mod qmp;
 mod shale;
@@ -15,6 +16,7 @@ mod tree;
 pub use base::{App, Input};
 pub use mounts::LoopMount;
 pub use nasty::build_nasty_tree;
+pub use process::{Background, Random, wait_for_file};
 pub use qemu::{Disk, Forward, Machine, Qemu, free_port};
 pub use qmp::Qmp;
 pub use shale::Shale;

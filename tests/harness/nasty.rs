@@ -45,7 +45,7 @@ pub fn build_nasty_tree(root: &Path, many: usize) -> Result<()> {
     set_times(root, Path::new(""))
 }
 
-/// Seconds and nanoseconds around the ends of what 32 bits and what ext4 can hold (1901 to 2446).
+/// Seconds and nanoseconds around the ends of what 32 bits and what e2fsck takes for a time of ext4 (1901 to 2310).
 const TIMES: [(i64, u32); 9] = [
     (-2_147_483_648, 0),
     (-1, 999_999_999),
@@ -55,7 +55,7 @@ const TIMES: [(i64, u32); 9] = [
     (2_147_483_647, 999_999_999),
     (2_147_483_648, 1),
     (4_294_967_296, 500_000_000),
-    (15_032_385_535, 999_999_999),
+    (10_737_418_239, 999_999_999),
 ];
 
 fn time_name(&(seconds, nanos): &(i64, u32)) -> String {

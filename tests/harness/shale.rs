@@ -50,6 +50,9 @@ impl Shale {
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
             .env("HOME", self.home.path())
+            // Root's defaults are those of the machine, which a test leaves alone.
+            .env("SHALE_STATE", self.home.path().join(".state"))
+            .env("SHALE_CACHE", self.home.path().join(".cache"))
             .current_dir(self.home.path());
         command
     }
@@ -57,5 +60,12 @@ impl Shale {
     /// The home directory, which is also the working directory.
     pub fn home(&self) -> &Path {
         self.home.path()
+    }
+
+    /// The repository that its commands use: the one of root, or that of the home directory, as the program
+    /// chooses. Every command of [`Shale::command`] is told to keep its state below the home directory.
+    #[must_use]
+    pub fn repository(&self) -> PathBuf {
+        self.home.path().join(".state/repository")
     }
 }

@@ -2,7 +2,15 @@
 //!
 //! `privileged_*` tests need root; `privileged_boot_*` start a virtual machine and run alone.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "seeds and counts are shown with a failing test"
+)]
+
 mod arrows;
 mod boot;
+mod export;
+mod kill;
+mod nbd;
 mod sources;
 mod trees;

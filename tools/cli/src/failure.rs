@@ -1,8 +1,11 @@
 //! How an error is told: what failed, why, and with which exit code.
 
+use std::io;
 use std::process::ExitCode;
 
 use shale_model::{SeamError, Trouble};
+
+use crate::output::note;
 
 /// Exit codes other than success and usage, as the help lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,13 @@ impl Failure {
 
 /// Prints the error with its causes on standard error.
 pub(crate) fn report(error: &anyhow::Error, debug: bool) -> ExitCode {
+    // Whoever read the output has seen enough: `shale template ls | head`.
+    if error
+        .downcast_ref()
+        .is_some_and(|e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe)
+    {
+        return ExitCode::SUCCESS;
+    }
     let mut text = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();
@@ -57,12 +67,12 @@ pub(crate) fn report(error: &anyhow::Error, debug: bool) -> ExitCode {
             text.push_str(&cause);
         }
     }
-    eprintln!("shale: {text}");
+    note!("shale: {text}");
     if let Some(hint) = error.chain().find_map(hint_of) {
-        eprintln!("  {hint}");
+        note!("  {hint}");
     }
     if debug {
-        eprintln!("{error:?}");
+        note!("{error:?}");
     }
     ExitCode::from(error.chain().find_map(exit_of).unwrap_or(Exit::Failure) as u8)
 }

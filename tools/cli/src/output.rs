@@ -1,7 +1,27 @@
 //! Tables for people, JSON for programs. Data goes to standard output, all else to standard error.
 
+use std::io;
+
 use clap::ValueEnum;
 use serde::Serialize;
+
+/// Prints a line of data on standard output; an `io::Result`, because whoever reads may be gone.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($text)*)
+    }};
+}
+
+/// Prints a line for people on standard error. One that cannot be printed is no reason to fail.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
+pub(crate) use {note, say};
 
 /// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -26,13 +46,13 @@ pub(crate) trait Row: Serialize {
 pub(crate) fn print_list<R: Row>(rows: &[R], format: Format, quiet: bool) -> anyhow::Result<()> {
     if quiet {
         for row in rows {
-            println!("{}", row.cells()[0]);
+            say!("{}", row.cells()[0])?;
         }
         return Ok(());
     }
     match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(rows)?),
-        Format::Table => print_table(R::COLUMNS, rows.iter().map(Row::cells).collect()),
+        Format::Json => say!("{}", serde_json::to_string_pretty(rows)?)?,
+        Format::Table => print_table(R::COLUMNS, rows.iter().map(Row::cells).collect())?,
     }
     Ok(())
 }
@@ -41,26 +61,26 @@ pub(crate) fn print_list<R: Row>(rows: &[R], format: Format, quiet: bool) -> any
 pub(crate) fn print_one<R: Row>(row: &R, format: Format, quiet: bool) -> anyhow::Result<()> {
     let cells = row.cells();
     match format {
-        _ if quiet => println!("{}", cells[0]),
-        Format::Json => println!("{}", serde_json::to_string_pretty(row)?),
+        _ if quiet => say!("{}", cells[0])?,
+        Format::Json => say!("{}", serde_json::to_string_pretty(row)?)?,
         Format::Table => {
             let names = R::COLUMNS
                 .iter()
                 .map(|name| format!("{}:", name.to_lowercase()));
             let rows = names.zip(cells).map(|(name, cell)| vec![name, cell]);
-            print_columns(rows.collect());
+            print_columns(rows.collect())?;
         }
     }
     Ok(())
 }
 
-fn print_table(columns: &[&str], rows: Vec<Vec<String>>) {
+fn print_table(columns: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
     let mut all = vec![columns.iter().map(|name| (*name).to_owned()).collect()];
     all.extend(rows);
-    print_columns(all);
+    print_columns(all)
 }
 
-fn print_columns(rows: Vec<Vec<String>>) {
+fn print_columns(rows: Vec<Vec<String>>) -> io::Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -72,8 +92,9 @@ fn print_columns(rows: Vec<Vec<String>>) {
         let line: Vec<String> = cells
             .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
-        println!("{}", line.join("  ").trim_end());
+        say!("{}", line.join("  ").trim_end())?;
     }
+    Ok(())
 }
 
 /// A number of bytes for people: three digits and a binary unit.

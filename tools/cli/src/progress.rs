@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use shale_ingest::{Progress, ProgressEvent};
 
-use crate::output::bytes;
+use crate::output::{bytes, note};
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -59,7 +59,7 @@ impl PushProgress {
     /// Ends the line that was rewritten.
     pub(crate) fn end(&self) {
         if self.mode == ProgressMode::Tty {
-            eprint!("\r\x1b[K");
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 
@@ -75,17 +75,17 @@ impl PushProgress {
             bytes(present)
         );
         match self.mode {
-            ProgressMode::Tty => eprint!("\r\x1b[K{text}"),
-            ProgressMode::Json => eprintln!(
+            ProgressMode::Tty => {
+                let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+            }
+            ProgressMode::Json => note!(
                 "{}",
                 serde_json::json!({"entries": entries, "read_bytes": read, "sent_bytes": sent,
                     "present_bytes": present, "seconds": seconds})
             ),
-            ProgressMode::Plain => eprintln!("{text}"),
+            ProgressMode::Plain => note!("{text}"),
             ProgressMode::Auto | ProgressMode::None => {}
         }
-        // Progress that cannot be written is no reason to fail.
-        let _ = std::io::stderr().flush();
     }
 }
 

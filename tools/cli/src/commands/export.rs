@@ -11,7 +11,7 @@ use shale_model::{BlockDevice, Reference};
 use shale_view::{Disk, View};
 
 use crate::context::{Context, resolve};
-use crate::output::bytes;
+use crate::output::{bytes, note};
 
 /// Write a template as a raw disk image
 ///
@@ -50,7 +50,7 @@ impl Export {
         unfinished.0 = None;
         if !context.global.quiet {
             let (size, data) = (bytes(disk.size()), bytes(written));
-            eprintln!("{}: {size}, {data} of it data", self.file.display());
+            note!("{}: {size}, {data} of it data", self.file.display());
         }
         Ok(())
     }

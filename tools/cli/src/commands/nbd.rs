@@ -13,7 +13,7 @@ use shale_view::{Disk, Overlay, View};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, resolve};
-use crate::output::{bytes, parse_bytes};
+use crate::output::{bytes, note, parse_bytes};
 
 /// Serve a template as a disk over NBD on a unix socket
 ///
@@ -67,7 +67,7 @@ impl Nbd {
             let listener = listen_unix(&self.socket)?;
             let server = Server::new(exports, Settings::default());
             if !context.global.quiet {
-                eprintln!(
+                note!(
                     "serving {} on {}",
                     self.reference.name,
                     self.socket.display()
@@ -86,7 +86,7 @@ impl Nbd {
             let read = &host.counters;
             let waited = read.waited().as_secs_f64();
             let (cached, fetched) = (bytes(read.cache_bytes()), bytes(read.fetched_bytes()));
-            eprintln!("{cached} read from the cache, {fetched} fetched, {waited:.2} s waited");
+            note!("{cached} read from the cache, {fetched} fetched, {waited:.2} s waited");
         }
         // Best effort: a socket that stays is replaced by the next start.
         let _ = std::fs::remove_file(&self.socket);

@@ -7,7 +7,7 @@ use shale_model::{Composition, Reference, Template};
 use crate::commands::push::store_template;
 use crate::context::{Context, Host, resolve};
 use crate::failure::{Exit, Failure};
-use crate::output::parse_bytes;
+use crate::output::{note, parse_bytes, say};
 
 /// Compose a base and applications into a template
 ///
@@ -86,7 +86,7 @@ pub(crate) fn compose_and_store(
                 from,
                 to,
             } => {
-                eprintln!(
+                note!(
                     "{} {name} of layer {} has number {to} now, not {from}",
                     kind_name(*kind),
                     layer.short()
@@ -99,13 +99,13 @@ pub(crate) fn compose_and_store(
                 to,
                 ..
             } => {
-                eprintln!("the ids of {name} in {path} begin at {to} now, not at {from}");
+                note!("the ids of {name} in {path} begin at {to} now, not at {from}");
             }
             MergeNote::United { .. } | MergeNote::Kept { .. } | MergeNote::LastWon { .. } => {}
         }
     }
     for conflict in &composed.conflicts {
-        eprintln!("conflict: {conflict}");
+        note!("conflict: {conflict}");
     }
     if !composed.conflicts.is_empty() && conflicts == Conflicts::Fail {
         let text = format!("the layers of `{}` do not fit together", reference.name);
@@ -114,8 +114,7 @@ pub(crate) fn compose_and_store(
     }
     let id = store_template(&host.place, reference, template)?;
     host.composer.keep(id, template.clone(), &composed)?;
-    println!("{id}");
-    Ok(())
+    Ok(say!("{id}")?)
 }
 
 fn kind_name(kind: IdKind) -> &'static str {

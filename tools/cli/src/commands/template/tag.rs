@@ -5,6 +5,7 @@ use shale_model::{Reference, Template};
 
 use crate::commands::push::store_template;
 use crate::context::{Context, resolve};
+use crate::output::say;
 
 /// Give a template one more name
 ///
@@ -25,7 +26,6 @@ impl Tag {
         let id = resolve(&place, &self.reference)?;
         let template = Template::decode(&place.catalog().template(id)?)?;
         store_template(&place, &self.name, &template)?;
-        println!("{id}");
-        Ok(())
+        Ok(say!("{id}")?)
     }
 }
