@@ -1,0 +1,89 @@
+//! Who may do what: the layer that every route of the interface lies behind.
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use shale_wire::{Code, route};
+
+use crate::failure::{Failure, chain};
+use crate::settings::Admission;
+use crate::shared::Shared;
+use crate::token::{Scope, TokenError, TokenInfo, TokenStore};
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Nobody is asked who they are.
+    Anyone,
+    /// The holder of the token with this id.
+    Token(String),
+}
+
+/// Lets a request through whose token allows it.
+pub(crate) async fn admit(
+    State(shared): State<Arc<Shared>>,
+    matched: MatchedPath,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let caller = match &shared.settings.admission {
+        Admission::Open | Admission::InsecureNoAuth => Caller::Anyone,
+        Admission::Tokens(tokens) => {
+            let info = authenticate(&shared, tokens, request.headers()).await?;
+            let needed = needed_scope(request.method(), matched.as_str());
+            if info.scope < needed {
+                let detail = format!("this needs a token of scope `{needed}`");
+                return Err(Failure::new(Code::Denied, detail));
+            }
+            Caller::Token(info.id)
+        }
+    };
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// Reading is what changes nothing: `GET`, `HEAD`, and the question where chunks lie, whose ids are
+/// too many for a URL.
+fn needed_scope(method: &Method, route: &str) -> Scope {
+    match *method {
+        Method::GET | Method::HEAD => Scope::Read,
+        _ if route == route::LOCATE => Scope::Read,
+        _ => Scope::Write,
+    }
+}
+
+async fn authenticate(
+    shared: &Shared,
+    tokens: &Arc<TokenStore>,
+    headers: &HeaderMap,
+) -> Result<TokenInfo, Failure> {
+    let token = bearer(headers).ok_or_else(|| unauthenticated("a token is needed"))?;
+    let found = match tokens.recall(token) {
+        Some(found) => found,
+        None => {
+            let (tokens, token) = (Arc::clone(tokens), token.to_owned());
+            shared.work.run(move || tokens.look_up(&token)).await?
+        }
+    };
+    found.ok_or_else(|| unauthenticated("the token is not known"))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn unauthenticated(detail: &str) -> Failure {
+    let challenge = HeaderValue::from_static("Bearer realm=\"shale\"");
+    Failure::new(Code::Unauthenticated, detail).with_header(WWW_AUTHENTICATE, challenge)
+}
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        Self::internal(format!("read tokens: {}", chain(&error)))
+    }
+}

@@ -1,0 +1,164 @@
+//! Tokens, and where a server may listen.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shale_files::MemoryFiles;
+use shale_registry::{
+    Admission, BindError, Certificate, Encryption, Registry, Scope, Settings, TokenStore,
+};
+use shale_wire::route;
+
+use crate::harness::{Running, repository};
+
+fn guarded() -> (Running, Arc<TokenStore>) {
+    let files = Arc::new(MemoryFiles::new());
+    let tokens = Arc::new(TokenStore::new(files.clone(), Arc::new(Instant::now)));
+    // What `shale token` does in another process.
+    let other = Arc::new(TokenStore::new(files, Arc::new(Instant::now)));
+    let running = Running::with(|settings| settings.admission = Admission::Tokens(tokens));
+    (running, other)
+}
+
+fn bearer(token: &str) -> String {
+    format!("authorization: Bearer {token}")
+}
+
+#[test]
+fn a_token_allows_its_scope() {
+    let (running, tokens) = guarded();
+    let sample = running.hold("demo/held", 1);
+    let (read, _) = tokens.create("reader", Scope::Read, 1).unwrap();
+    let (write, _) = tokens.create("writer", Scope::Write, 1).unwrap();
+    let (read, write) = (bearer(read.reveal()), bearer(write.reveal()));
+    let pack = route::pack(sample.packs[0].id);
+    let none = running.get(&pack, &[]);
+    assert_eq!((none.status, &*none.problem()), (401, "unauthenticated"));
+    assert_eq!(
+        none.header("www-authenticate"),
+        Some("Bearer realm=\"shale\"")
+    );
+    let wrong = running.get(&pack, &[&bearer("shale_wrong")]);
+    assert_eq!((wrong.status, &*wrong.problem()), (401, "unauthenticated"));
+    for token in [&read, &write] {
+        assert_eq!(running.get(&pack, &[token]).status, 200);
+        assert_eq!(
+            running.send("POST", route::LOCATE, &[token], b"").status,
+            200
+        );
+        assert_eq!(running.get(route::METRICS, &[token]).status, 200);
+    }
+    let denied = running.send("POST", route::PUSHES, &[&read], b"");
+    assert_eq!((denied.status, &*denied.problem()), (403, "denied"));
+    assert_eq!(
+        running.send("POST", route::PUSHES, &[&write], b"").status,
+        201
+    );
+    assert_eq!(running.get(route::METRICS, &[]).status, 401);
+    for open in [route::HEALTH, route::READY, route::VERSION, route::OPENAPI] {
+        assert_eq!(running.get(open, &[]).status, 200, "{open}");
+    }
+    let told = running.seen.lines().join("\n");
+    assert!(
+        !told.contains("shale_"),
+        "a token in what the observer is told"
+    );
+}
+
+#[test]
+fn every_route_of_the_interface_wants_a_token() {
+    let (running, _) = guarded();
+    let document: serde_json::Value = serde_json::from_str(shale_registry::openapi_json()).unwrap();
+    let mut asked = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|_| path.starts_with("/api/"))
+        {
+            let concrete = path.replace(['{', '}'], "");
+            let answer = running.send(&method.to_uppercase(), &concrete, &[], b"");
+            assert_eq!(answer.status, 401, "{method} {path}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 12, "{asked}");
+}
+
+#[test]
+fn a_removed_token_is_refused_soon() {
+    let (running, tokens) = guarded();
+    let (token, info) = tokens.create("short", Scope::Read, 1).unwrap();
+    let token = bearer(token.reveal());
+    let status = || running.get(route::REFS, &[&token]).status;
+    assert_eq!(status(), 200);
+    tokens.remove(&info.id).unwrap();
+    let begun = Instant::now();
+    while status() == 200 {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_push_is_only_its_openers() {
+    let (running, tokens) = guarded();
+    let (one, _) = tokens.create("one", Scope::Write, 1).unwrap();
+    let (two, _) = tokens.create("two", Scope::Write, 1).unwrap();
+    let (one, two) = (bearer(one.reveal()), bearer(two.reveal()));
+    let opened = running.send("POST", route::PUSHES, &[&one], b"").json();
+    let path = format!(
+        "/api/v1/pushes/{}/missing",
+        opened["push"].as_str().unwrap()
+    );
+    assert_eq!(
+        running.send("POST", &path, &[&two], b"").problem(),
+        "push_not_found"
+    );
+    assert_eq!(running.send("POST", &path, &[&one], b"").status, 200);
+}
+
+#[test]
+fn beyond_loopback_tls_and_tokens_are_needed() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let everywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    let files = Arc::new(MemoryFiles::new());
+    let tls = || {
+        let certificate = Certificate::self_signed(&*files, vec!["localhost".into()]);
+        Encryption::Tls(certificate.unwrap())
+    };
+    let tokens = || {
+        let tokens = TokenStore::new(files.clone(), Arc::new(Instant::now));
+        Admission::Tokens(Arc::new(tokens))
+    };
+    let bind = |address: SocketAddr, admission: Admission, encryption: Encryption| {
+        let registry = Registry::new(repository(), Settings::new(admission)).unwrap();
+        runtime
+            .block_on(registry.bind(address, encryption))
+            .map(drop)
+    };
+    let no_tls = bind(everywhere, tokens(), Encryption::None);
+    assert!(matches!(no_tls, Err(BindError::NeedsTls(_))));
+    let no_tokens = bind(everywhere, Admission::Open, tls());
+    assert!(matches!(no_tokens, Err(BindError::NeedsTokens(_))));
+    let mapped: SocketAddr = "[::ffff:0.0.0.0]:0".parse().unwrap();
+    assert!(matches!(
+        bind(mapped, Admission::Open, Encryption::None),
+        Err(BindError::NeedsTls(_))
+    ));
+    bind(everywhere, tokens(), tls()).unwrap();
+    bind(
+        everywhere,
+        Admission::InsecureNoAuth,
+        Encryption::InsecureNone,
+    )
+    .unwrap();
+    bind(
+        "127.0.0.1:0".parse().unwrap(),
+        Admission::Open,
+        Encryption::None,
+    )
+    .unwrap();
+}
