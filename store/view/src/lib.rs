@@ -22,7 +22,7 @@ mod view;
 pub use cache::{Cache, CacheError, CacheSettings, MIN_CAP_BYTES};
 pub use disk::Disk;
 pub use observe::{Counters, Observer, Source};
-pub use overlay::{Overlay, OverlayError, UNIT_BYTES};
+pub use overlay::{BootId, Overlay, OverlayError, UNIT_BYTES};
 pub use plan_file::{PlanFile, PlanFileError, open as open_plan};
 pub use reader::{ChunkReader, ReadError, RetrySettings};
 pub use view::View;

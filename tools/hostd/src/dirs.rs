@@ -12,6 +12,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use shale_view::BootId;
+
 /// The directories of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostDirs {
@@ -41,4 +43,14 @@ impl HostDirs {
 /// Makes `path` and what is missing above it, for the owner only: guests' data lies there.
 pub fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The id of this boot of the machine, as Linux shows it.
+pub fn boot_id() -> io::Result<BootId> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let text = String::from_utf8_lossy(&digits).into_owned();
+    let id = u128::from_str_radix(&text, 16);
+    let id = id.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "boot_id is no UUID"))?;
+    Ok(BootId(id.to_be_bytes()))
 }

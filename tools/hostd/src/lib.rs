@@ -9,6 +9,6 @@ mod dirs;
 mod place;
 
 pub use compose::{ComposeError, Composed, Composer, Image};
-pub use dirs::{HostDirs, private_dir};
+pub use dirs::{HostDirs, boot_id, private_dir};
 pub use place::{Place, PlaceError};
 pub use shale_image::merge::{Conflict, IdKind, MergeNote};

@@ -28,6 +28,12 @@ pub(super) struct Changed {
     upper_start: u64,
 }
 
+/// Bytes of the file of bits that changed.
+pub(super) struct BitWrite {
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
 fn page_count(units: u64) -> u64 {
     units.div_ceil(PAGE_UNITS)
 }
@@ -65,17 +71,69 @@ impl Bits {
         page.is_some_and(|page| page[byte] & bit != 0)
     }
 
-    pub(super) fn set(&mut self, units: Range<u64>) {
-        for unit in units {
+    /// Sets the bits of `units`; what changed in the bytes of the file.
+    pub(super) fn set(&mut self, units: Range<u64>) -> Vec<BitWrite> {
+        let mut writes = Vec::new();
+        let mut unit = units.start;
+        while unit < units.end {
             let number = unit / PAGE_UNITS;
-            let new = || Box::new([0; PAGE_BYTES]);
-            let page = self.pages.entry(number).or_insert_with(new);
+            let end = units.end.min((number + 1) * PAGE_UNITS);
+            writes.extend(self.set_in_page(number, unit..end));
+            unit = end;
+        }
+        writes
+    }
+
+    fn set_in_page(&mut self, number: u64, units: Range<u64>) -> Vec<BitWrite> {
+        let is_new = !self.pages.contains_key(&number);
+        let new = || Box::new([0; PAGE_BYTES]);
+        let page = self.pages.entry(number).or_insert_with(new);
+        let mut changed = false;
+        for unit in units.clone() {
             let (byte, bit) = place(unit);
-            if page[byte] & bit == 0 {
-                page[byte] |= bit;
-                self.changed.insert(number, ());
+            changed |= page[byte] & bit == 0;
+            page[byte] |= bit;
+        }
+        if !changed {
+            return Vec::new();
+        }
+        let (first, last) = (place(units.start).0, place(units.end - 1).0);
+        let mut writes = vec![BitWrite {
+            offset: number * PAGE_BYTES as u64 + first as u64,
+            bytes: page[first..=last].to_vec(),
+        }];
+        self.changed.insert(number, ());
+        if is_new {
+            writes.push(BitWrite {
+                offset: self.upper_start() + number / 8,
+                bytes: vec![self.upper_byte(number / 8)],
+            });
+        }
+        writes
+    }
+
+    /// Sets every bit that `other` has, which are to be made durable by the next flush.
+    pub(super) fn unite(&mut self, other: &Bits) {
+        for (number, theirs) in &other.pages {
+            let new = || Box::new([0; PAGE_BYTES]);
+            let page = self.pages.entry(*number).or_insert_with(new);
+            for (byte, their) in page.iter_mut().zip(&**theirs) {
+                if *byte | their != *byte {
+                    *byte |= their;
+                    self.changed.insert(*number, ());
+                }
             }
         }
+    }
+
+    /// The byte of the upper level that names the pages from `8 * byte` on.
+    fn upper_byte(&self, byte: u64) -> u8 {
+        let names = self.pages.range(byte * 8..(byte + 1) * 8);
+        names.fold(0, |bits, (number, _)| bits | 1 << (number % 8))
+    }
+
+    fn upper_start(&self) -> u64 {
+        page_count(self.units) * PAGE_BYTES as u64
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -90,22 +148,15 @@ impl Bits {
     /// A copy of the pages that changed since the last call.
     pub(super) fn take_changed(&mut self) -> Changed {
         let numbers = std::mem::take(&mut self.changed);
-        let mut upper = BTreeMap::new();
-        for number in numbers.keys() {
-            let byte = number / 8;
-            let names = self.pages.range(byte * 8..(byte + 1) * 8);
-            upper.insert(
-                byte,
-                names.fold(0, |bits, (number, _)| bits | 1 << (number % 8)),
-            );
-        }
+        let bytes = numbers.keys().map(|number| number / 8);
+        let upper = bytes.map(|byte| (byte, self.upper_byte(byte))).collect();
         let copies = numbers
             .keys()
             .filter_map(|number| Some((*number, self.pages.get(number)?.clone())));
         Changed {
             pages: copies.collect(),
             upper,
-            upper_start: page_count(self.units) * PAGE_BYTES as u64,
+            upper_start: self.upper_start(),
         }
     }
 

@@ -12,6 +12,7 @@
 //! bits   a page of 4096 bytes for 32,768 units: bit 0 of byte 0 is the first; then, from the first
 //!        multiple of 4096 behind the last page, a bit for each page that has any
 //! data   the units at their place on the disk; what was not written is a hole
+//! live   as bits, but written with every write and never synced; then the id of the boot
 //! ```
 //! A *unit* is 4096 bytes. A unit whose bit is set is read here, any other from the base. Bits only go
 //! from 0 to 1.
@@ -22,6 +23,7 @@
 
 mod bits;
 mod head;
+mod live;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -32,6 +34,9 @@ use shale_model::{FormatError, PlanId};
 
 use bits::Bits;
 use head::Head;
+use live::Live;
+
+pub use live::BootId;
 
 /// Bytes of a unit.
 pub const UNIT_BYTES: u64 = 4096;
@@ -73,6 +78,7 @@ pub struct Overlay {
     data: Arc<dyn File>,
     bits_file: Arc<dyn File>,
     bits: Mutex<Bits>,
+    live: Live,
     /// Held alone while a unit is filled from below, and together by all that write: what was written
     /// in between is never overwritten by older bytes.
     filling: RwLock<()>,
@@ -88,6 +94,7 @@ impl Overlay {
         files: &dyn LockFiles,
         plan: PlanId,
         disk_bytes: u64,
+        boot: BootId,
     ) -> Result<Self, OverlayError> {
         let lock = files.lock(&named("lock"), LockKind::Exclusive, IfHeld::Fail)?;
         match files.open(&named("head"), OpenMode::Read) {
@@ -106,20 +113,30 @@ impl Overlay {
             file.set_size(bytes)?;
             file.sync()?;
         }
+        let _ = files.remove(&named("live"));
+        Live::open(files, head.units(), boot)?;
+        // The head comes last: with it, the overlay is there.
         let _ = files.remove(&named("head.new"));
         put_durably(files, &named("head.new"), &named("head"), |file| {
             file.write_at(0, &head.encode())
         })?;
-        Self::with_lock(files, plan, lock)
+        Self::with_lock(files, plan, boot, lock)
     }
 
-    /// Opens the overlay in `files`, which must have been made over `plan`.
-    pub fn open(files: &dyn LockFiles, plan: PlanId) -> Result<Self, OverlayError> {
+    /// Opens the overlay in `files`, which must have been made over `plan`. In the boot in which it was
+    /// written, it holds all that was written, whatever ended the process that wrote; in a later one, what
+    /// was flushed.
+    pub fn open(files: &dyn LockFiles, plan: PlanId, boot: BootId) -> Result<Self, OverlayError> {
         let lock = files.lock(&named("lock"), LockKind::Exclusive, IfHeld::Fail)?;
-        Self::with_lock(files, plan, lock)
+        Self::with_lock(files, plan, boot, lock)
     }
 
-    fn with_lock(files: &dyn LockFiles, plan: PlanId, lock: Lock) -> Result<Self, OverlayError> {
+    fn with_lock(
+        files: &dyn LockFiles,
+        plan: PlanId,
+        boot: BootId,
+        lock: Lock,
+    ) -> Result<Self, OverlayError> {
         let head = Head::decode(&read_file(files, &named("head"), UNIT_BYTES as usize)?)?;
         if head.plan != plan {
             return Err(OverlayError::OtherPlan {
@@ -129,11 +146,16 @@ impl Overlay {
         }
         let data: Arc<dyn File> = files.open(&named("data"), OpenMode::Write)?.into();
         let bits_file: Arc<dyn File> = files.open(&named("bits"), OpenMode::Write)?.into();
-        let bits = Bits::load(&*bits_file, head.units())?;
+        let mut bits = Bits::load(&*bits_file, head.units())?;
+        let (live, written) = Live::open(files, head.units(), boot)?;
+        if let Some(written) = written {
+            bits.unite(&written);
+        }
         Ok(Self {
             data,
             bits_file,
             bits: Mutex::new(bits),
+            live,
             filling: RwLock::default(),
             flushing: Mutex::default(),
             head,
@@ -174,16 +196,14 @@ impl Overlay {
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), OverlayError> {
         let _writing = self.filling.read().unwrap_or_else(PoisonError::into_inner);
         self.data.write_at(offset, data)?;
-        self.mark(offset, data.len() as u64);
-        Ok(())
+        self.mark(offset, data.len() as u64)
     }
 
     /// Makes whole units, or parts of units that are here, zeros.
     pub fn zero(&self, offset: u64, len: u64) -> Result<(), OverlayError> {
         let _writing = self.filling.read().unwrap_or_else(PoisonError::into_inner);
         self.data.zero(offset, len)?;
-        self.mark(offset, len);
-        Ok(())
+        self.mark(offset, len)
     }
 
     /// Takes over a unit from below, whose bytes are `below`, unless something was written to it.
@@ -194,8 +214,7 @@ impl Overlay {
         }
         let offset = unit * UNIT_BYTES;
         self.data.write_at(offset, below)?;
-        self.mark(offset, below.len() as u64);
-        Ok(())
+        self.mark(offset, below.len() as u64)
     }
 
     /// Whether the unit is here.
@@ -225,9 +244,12 @@ impl Overlay {
 
     /// The bits are set after the data is written, so that a flush never makes a bit durable whose
     /// data it did not sync.
-    fn mark(&self, offset: u64, len: u64) {
+    fn mark(&self, offset: u64, len: u64) -> Result<(), OverlayError> {
         let end = (offset + len).div_ceil(UNIT_BYTES);
-        self.bits().set(offset / UNIT_BYTES..end);
+        let mut bits = self.bits();
+        let writes = bits.set(offset / UNIT_BYTES..end);
+        // Under the lock: a byte holds the bits of eight units, and the last writer must know all of them.
+        Ok(self.live.write(&writes)?)
     }
 
     fn bits(&self) -> MutexGuard<'_, Bits> {

@@ -6,7 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use shale_files::MemoryFiles;
 use shale_model::{BlockDevice, DeviceError};
-use shale_view::{Disk, Overlay};
+use shale_view::{BootId, Disk, Overlay};
+
+const BOOT: BootId = BootId([1; 16]);
 
 use crate::source::{Fixture, read_all};
 
@@ -40,14 +42,14 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 fn open(fixture: &Fixture, files: &Arc<MemoryFiles>) -> Disk {
-    let overlay = Overlay::open(&**files, fixture.plan_id).unwrap();
+    let overlay = Overlay::open(&**files, fixture.plan_id, BOOT).unwrap();
     Disk::writable(fixture.view(), Arc::new(overlay))
 }
 
 async fn run(fixture: &Fixture, steps: Vec<Step>, grown: u64) {
     let files = Arc::new(MemoryFiles::new());
     let size = fixture.disk.len() as u64 + grown;
-    drop(Overlay::create(&*files, fixture.plan_id, size).unwrap());
+    drop(Overlay::create(&*files, fixture.plan_id, size, BOOT).unwrap());
     let mut model = fixture.disk.clone();
     model.resize(size as usize, 0);
     let mut disk = open(fixture, &files);
@@ -123,7 +125,7 @@ async fn discarding_a_whole_disk_keeps_what_is_zeros_below_out_of_the_overlay() 
     let fixture = Fixture::new();
     let files = MemoryFiles::new();
     let size = fixture.disk.len() as u64 + (64 << 20);
-    let overlay = Arc::new(Overlay::create(&files, fixture.plan_id, size).unwrap());
+    let overlay = Arc::new(Overlay::create(&files, fixture.plan_id, size, BOOT).unwrap());
     let disk = Disk::writable(fixture.view(), overlay.clone());
     disk.zero(0, size).await.unwrap();
     assert!(read_all(&disk).await.iter().all(|byte| *byte == 0));
@@ -136,7 +138,7 @@ async fn parts_of_one_unit_written_at_once_all_arrive() {
         let fixture = Fixture::new();
         let files = MemoryFiles::new();
         let size = fixture.disk.len() as u64;
-        let overlay = Overlay::create(&files, fixture.plan_id, size).unwrap();
+        let overlay = Overlay::create(&files, fixture.plan_id, size, BOOT).unwrap();
         let disk = Arc::new(Disk::writable(fixture.view(), Arc::new(overlay)));
         let at = 6 * 4096u64;
         let writers: Vec<_> = (0..8u64)

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use shale_files::{Fault, FaultyFiles, FilePath, Files, MemoryFiles, OpenMode};
 use shale_model::PlanId;
-use shale_view::{Overlay, OverlayError, UNIT_BYTES};
+use shale_view::{BootId, Overlay, OverlayError, UNIT_BYTES};
 
 const UNITS: u64 = 100;
+const BOOT: BootId = BootId([1; 16]);
+const NEXT_BOOT: BootId = BootId([2; 16]);
 
 fn plan() -> PlanId {
     PlanId::of(b"plan")
@@ -36,7 +38,7 @@ fn content(overlay: &Overlay) -> Vec<Option<Vec<u8>>> {
 fn after_a_power_cut_the_disk_is_what_was_flushed() {
     for seed in 0..200u64 {
         let files = MemoryFiles::new();
-        let overlay = Overlay::create(&files, plan(), UNITS * UNIT_BYTES).unwrap();
+        let overlay = Overlay::create(&files, plan(), UNITS * UNIT_BYTES, BOOT).unwrap();
         let mut model = vec![None; UNITS as usize];
         for step in 0..40 {
             let unit = (seed * 7 + step * 13) % UNITS;
@@ -57,7 +59,7 @@ fn after_a_power_cut_the_disk_is_what_was_flushed() {
         }
         let after = files.after_power_cut(seed);
         drop(overlay);
-        let after = content(&Overlay::open(&after, plan()).unwrap());
+        let after = content(&Overlay::open(&after, plan(), NEXT_BOOT).unwrap());
         for unit in 0..UNITS {
             let found = &after[unit as usize];
             match late.contains(&unit) {
@@ -75,7 +77,7 @@ fn a_flush_that_fails_is_done_again_by_the_next() {
         let memory = Arc::new(MemoryFiles::new());
         let files = FaultyFiles::new(memory.clone());
         files.fail_at(Some((at, Fault::Full)));
-        let Ok(overlay) = Overlay::create(&files, plan(), UNITS * UNIT_BYTES) else {
+        let Ok(overlay) = Overlay::create(&files, plan(), UNITS * UNIT_BYTES, BOOT) else {
             continue;
         };
         let mut written = vec![];
@@ -92,7 +94,7 @@ fn a_flush_that_fails_is_done_again_by_the_next() {
         drop(overlay);
         files.fail_at(None);
         let after = memory.after_power_cut(at);
-        let after = content(&Overlay::open(&after, plan()).unwrap());
+        let after = content(&Overlay::open(&after, plan(), NEXT_BOOT).unwrap());
         for unit in written {
             assert_eq!(
                 after[unit as usize],
@@ -108,17 +110,17 @@ fn a_flush_that_fails_is_done_again_by_the_next() {
 fn a_creation_that_is_cut_off_can_be_done_again() {
     for seed in 0..50 {
         let files = MemoryFiles::new();
-        drop(Overlay::create(&files, plan(), 1 << 30).unwrap());
+        drop(Overlay::create(&files, plan(), 1 << 30, BOOT).unwrap());
         let after = files.after_power_cut(seed);
-        drop(Overlay::open(&after, plan()).unwrap());
+        drop(Overlay::open(&after, plan(), NEXT_BOOT).unwrap());
     }
     for at in 0..30 {
         let memory = Arc::new(MemoryFiles::new());
         let files = FaultyFiles::new(memory.clone());
         files.fail_at(Some((at, Fault::Full)));
-        let first = Overlay::create(&files, plan(), 1 << 30).is_ok();
+        let first = Overlay::create(&files, plan(), 1 << 30, BOOT).is_ok();
         files.fail_at(None);
-        let again = Overlay::create(&files, plan(), 1 << 30);
+        let again = Overlay::create(&files, plan(), 1 << 30, BOOT);
         match first {
             true => assert!(matches!(again, Err(OverlayError::Exists))),
             false => assert!(again.is_ok(), "fault at {at}"),
@@ -129,32 +131,60 @@ fn a_creation_that_is_cut_off_can_be_done_again() {
 #[test]
 fn what_does_not_fit_together_is_told_apart() {
     let files = MemoryFiles::new();
-    drop(Overlay::create(&files, plan(), 1 << 20).unwrap());
+    drop(Overlay::create(&files, plan(), 1 << 20, BOOT).unwrap());
     let other = PlanId::of(b"other");
     assert!(matches!(
-        Overlay::open(&files, other),
+        Overlay::open(&files, other, BOOT),
         Err(OverlayError::OtherPlan { .. })
     ));
     let head = files
         .open(&FilePath::new("head").unwrap(), OpenMode::Write)
         .unwrap();
     head.write_at(30, &[1]).unwrap();
-    let error = Overlay::open(&files, plan()).map(|_| ()).unwrap_err();
+    let error = Overlay::open(&files, plan(), BOOT).map(|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "overlay: the bytes do not match their checksum (at byte 96)"
     );
     head.write_at(8, &[9]).unwrap();
-    let error = Overlay::open(&files, plan()).map(|_| ()).unwrap_err();
+    let error = Overlay::open(&files, plan(), BOOT).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("version 9 is newer"), "{error}");
 }
 
 #[test]
 fn one_writer_at_a_time() {
     let files = Arc::new(MemoryFiles::new());
-    let _first = Overlay::create(&*files, plan(), 1 << 20).unwrap();
+    let _first = Overlay::create(&*files, plan(), 1 << 20, BOOT).unwrap();
     assert!(matches!(
-        Overlay::open(&*files, plan()),
+        Overlay::open(&*files, plan(), BOOT),
         Err(OverlayError::Lock(_))
     ));
+}
+
+#[test]
+fn after_a_kill_the_disk_is_what_was_written() {
+    let files = MemoryFiles::new();
+    let overlay = Overlay::create(&files, plan(), UNITS * UNIT_BYTES, BOOT).unwrap();
+    let mut model = vec![None; UNITS as usize];
+    for step in 0..60u64 {
+        let unit = step * 37 % UNITS;
+        overlay
+            .write(unit * UNIT_BYTES, &unit_of(unit, step as u8))
+            .unwrap();
+        model[unit as usize] = Some(unit_of(unit, step as u8));
+        if step == 20 {
+            overlay.flush().unwrap();
+        }
+        let after = files.after_kill();
+        let killed = Overlay::open(&after, plan(), BOOT).unwrap();
+        assert_eq!(content(&killed), model);
+        // What was taken over is flushed like anything else, and then outlives the machine.
+        killed.flush().unwrap();
+        drop(killed);
+        let after = after.after_power_cut(step);
+        assert_eq!(
+            content(&Overlay::open(&after, plan(), NEXT_BOOT).unwrap()),
+            model
+        );
+    }
 }

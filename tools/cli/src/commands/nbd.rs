@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use shale_files::DirFiles;
-use shale_hostd::private_dir;
+use shale_hostd::{boot_id, private_dir};
 use shale_model::Reference;
 use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
 use shale_view::{Disk, Overlay, View};
@@ -54,10 +54,11 @@ impl Nbd {
             Some(dir) => {
                 private_dir(dir).with_context(|| format!("make `{}`", dir.display()))?;
                 let files = DirFiles::open(dir)?;
+                let boot = boot_id()?;
                 let bytes = self.disk.unwrap_or(0).max(view.size());
                 let overlay = match dir.join("head").exists() {
-                    true => Overlay::open(&files, plan)?,
-                    false => Overlay::create(&files, plan, bytes)?,
+                    true => Overlay::open(&files, plan, boot)?,
+                    false => Overlay::create(&files, plan, bytes, boot)?,
                 };
                 (Disk::writable(view, Arc::new(overlay)), Access::ReadWrite)
             }
