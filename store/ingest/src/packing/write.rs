@@ -18,9 +18,9 @@ const PACK_TARGET_BYTES: u64 = 64 * 1024 * 1024;
 /// A pack is closed once it has this many chunks: its footer has 11 MiB then, and is held in memory.
 const PACK_TARGET_CHUNKS: usize = 256 * 1024;
 
-/// Pages of the layer lie together after the content. Beyond this many bytes those that wait are written
-/// where they are: pages of a million entries wait.
-const MAX_WAITING_PAGE_BYTES: usize = 48 * 1024 * 1024;
+/// Pages of the layer lie together after the content. Beyond this many stored bytes those that wait are
+/// written where they are: the pages of some 400,000 entries wait.
+const MAX_WAITING_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, Default)]
