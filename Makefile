@@ -21,5 +21,11 @@ lint: ## format, clippy, licences and bans, documentation, scripts
 fmt: ## formats the sources
 	cargo fmt --all
 
-demo demo-stop bench fuzz:
+bench: ## one row of docs/benchmarks.md, measured next to its peers: make bench ROW=P1
+	@test -n "$(ROW)" || { echo "make bench ROW=M1, or another row of docs/benchmarks.md" && false; }
+	dev/packages build test bench
+	dev/check build
+	. dev/env && "$$CARGO_TARGET_DIR/release/bench" $(ROW)
+
+demo demo-stop fuzz:
 	@echo "make $@ is not built yet" && false

@@ -1,0 +1,56 @@
+//! One file per row, and what several of them need.
+
+mod b1a;
+mod b3;
+mod b5;
+mod boot;
+mod m1;
+mod m2;
+mod p1;
+mod p4;
+mod r5;
+mod w1;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::Settings;
+
+/// A row of the table of targets.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Row {
+    /// Bytes an entry of an encoded layer
+    M1,
+    /// Decoding a million entries, opening their plan
+    M2,
+    /// Pushing the base: time and size
+    P1,
+    /// Memory of a push
+    P4,
+    /// Composing and laying out
+    R5,
+    /// A boot's reads, from a warm cache
+    B5,
+    /// A guest's writes
+    W1,
+    /// The second virtual machine of a template on a host
+    B3,
+    /// The first one, over a network
+    B1a,
+}
+
+impl Row {
+    pub(crate) fn run(self, settings: Settings) -> Result<()> {
+        match self {
+            Row::M1 => m1::measure(),
+            Row::M2 => m2::measure(settings),
+            Row::P1 => p1::measure(settings),
+            Row::P4 => p4::measure(settings),
+            Row::R5 => r5::measure(settings),
+            Row::B5 => b5::measure(settings),
+            Row::W1 => w1::measure(settings),
+            Row::B3 => b3::measure(settings),
+            Row::B1a => b1a::measure(settings),
+        }
+    }
+}
