@@ -90,7 +90,14 @@ impl Transport {
                 Why::Problem(problem) | Why::Foreign(problem) => is_passing(problem),
                 Why::Wrong(_) => false,
             };
-            let left = self.deadlines.give_up.saturating_sub(started.elapsed());
+            let patience = match (&why, call.pace) {
+                // It is there, and others are before us: they upload no faster for our leaving.
+                (Why::Problem(problem), Pace::Large) if problem.code == Code::Unavailable => {
+                    LARGE_ANSWER_TIME
+                }
+                _ => self.deadlines.give_up,
+            };
+            let left = patience.saturating_sub(started.elapsed());
             let next = pause(attempt, fastrand::f64(), asked, left);
             match next.filter(|_| again) {
                 Some(pause) => sleep(pause).await,

@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use shale_wire::{Code, route};
 
+use crate::browser::{HostNames, check_no_strange_page};
 use crate::failure::{Failure, chain};
 use crate::settings::Admission;
 use crate::shared::Shared;
@@ -31,7 +32,14 @@ pub(crate) async fn admit(
     next: Next,
 ) -> Result<Response, Failure> {
     let caller = match &shared.settings.admission {
-        Admission::Open | Admission::InsecureNoAuth => Caller::Anyone,
+        Admission::Open => {
+            check_no_strange_page(request.headers(), HostNames::OfThisMachine)?;
+            Caller::Anyone
+        }
+        Admission::InsecureNoAuth => {
+            check_no_strange_page(request.headers(), HostNames::Any)?;
+            Caller::Anyone
+        }
         Admission::Tokens(tokens) => {
             let info = authenticate(&shared, tokens, request.headers()).await?;
             let needed = needed_scope(request.method(), matched.as_str());

@@ -10,6 +10,7 @@
 //! | `router` | which handler answers which route, and the OpenAPI document made from the same list |
 //! | `handlers` | one file per family of operations |
 //! | `account`, `access` | the layers around them: request ids, problems, counting; tokens |
+//! | `browser` | pages of strangers, which must not use a registry that asks nobody for a token |
 //! | `pushes`, `work`, `body` | leases; bounded blocking work; bounded bodies |
 //! | `serve`, `stall`, `tls` | connections: accepted, bounded in time, encrypted |
 
@@ -18,6 +19,7 @@ pub mod limits;
 mod access;
 mod account;
 mod body;
+mod browser;
 mod conditions;
 mod failure;
 mod handlers;

@@ -5,7 +5,7 @@ use shale_model::{Catalog, Sink, Trouble};
 use shale_repo::conformance::Sample;
 use tokio::runtime::Runtime;
 
-use crate::harness::{Running, client, repository};
+use crate::harness::{Running, SHORT, any_port, client, repository};
 
 #[test]
 fn what_the_registry_refuses_is_told_at_the_latest_with_the_layer() {
@@ -53,6 +53,41 @@ fn two_pushes_of_the_same_at_once() {
         sample.check(&remote, &remote);
     }
     assert_eq!(remote.list_refs("demo").unwrap().len(), 4);
+}
+
+#[test]
+fn an_upload_waits_for_its_place_longer_than_for_an_answer() {
+    use std::io::Write;
+    use std::time::Duration;
+    let runtime = Runtime::new().unwrap();
+    let spool = tempfile::tempdir().unwrap();
+    let mut settings = shale_registry::Settings::new(shale_registry::Admission::Open);
+    settings.limits.work.uploads = 1;
+    settings.limits.work.wait = Duration::from_millis(20);
+    let encryption = shale_registry::Encryption::None;
+    let server = Running::start(&runtime, repository(), any_port(), settings, encryption);
+    let remote = client(&runtime, server.address, SHORT);
+    let push = remote.push(spool.path()).unwrap();
+    let sample = Sample::new("demo/waits", 6);
+    // Another pusher holds the only place.
+    let mut other = std::net::TcpStream::connect(server.address).unwrap();
+    let opened = "POST /api/v1/pushes HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    other.write_all(opened.as_bytes()).unwrap();
+    let mut answer = [0; 4096];
+    let len = std::io::Read::read(&mut other, &mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..len]);
+    let id = answer.split("\"push\":\"").nth(1).unwrap()[..32].to_owned();
+    let path = shale_wire::route::push_pack(id.parse().unwrap(), sample.packs[0].id);
+    let head = format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n");
+    other.write_all(head.as_bytes()).unwrap();
+    std::thread::scope(|scope| {
+        let pushed = scope.spawn(|| sample.push(&push));
+        std::thread::sleep(2 * SHORT.give_up);
+        assert!(!pushed.is_finished(), "it waits");
+        drop(other);
+        pushed.join().unwrap().unwrap();
+    });
+    sample.check(&remote, &remote);
 }
 
 #[test]

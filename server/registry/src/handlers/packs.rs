@@ -6,13 +6,14 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE,
 };
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use shale_files::File;
 use shale_model::{PackId, SeamError, SeamResult, Trouble};
+use shale_repo::Repository;
 use shale_wire::{BINARY_MEDIA_TYPE, Code, IMMUTABLE, route};
 
 use crate::conditions::{Part, part};
@@ -37,41 +38,17 @@ pub(crate) async fn get_pack(
     State(shared): State<Arc<Shared>>,
     method: Method,
     Path(pack): Path<String>,
-    headers: HeaderMap,
+    mut headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let id: PackId = parse(&pack)?;
     let etag = format!("\"{id}\"");
+    if method == Method::HEAD {
+        // Ranges are of `GET` alone (RFC 9110, 14.2).
+        headers.remove(RANGE);
+    }
     let (repository, tag) = (Arc::clone(&shared.repository), etag.clone());
-    let wants_body = method != Method::HEAD;
-    // One turn of work opens the pack and reads the first piece, which most often is all.
-    let opened = move || -> SeamResult<Opened> {
-        let file = repository.open_pack(id)?;
-        let failed = |error| SeamError::caused(Trouble::Failed, format!("read pack {id}"), error);
-        let size = file.size().map_err(failed)?;
-        let part = part(&headers, &tag, size);
-        let mut reading = Reading {
-            pack: id,
-            file: file.into(),
-            left: match &part {
-                Part::Whole => 0..size,
-                Part::Bytes(range) => range.clone(),
-                Part::Outside | Part::NotModified => 0..0,
-            },
-        };
-        let first = if wants_body {
-            reading.next()?
-        } else {
-            Bytes::new()
-        };
-        Ok(Opened {
-            size,
-            part,
-            first,
-            reading,
-        })
-    };
-    let opened = shared.work.run(opened).await?;
-
+    let open = move || Opened::open(&repository, id, |size| part(&headers, &tag, size));
+    let opened = shared.work.run(open).await?;
     let named = [
         (ETAG, header(&etag)?),
         (CACHE_CONTROL, header(IMMUTABLE)?),
@@ -90,24 +67,19 @@ pub(crate) async fn get_pack(
         Part::Bytes(range) => {
             let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
             let length = range.end - range.start;
-            (
-                StatusCode::PARTIAL_CONTENT,
-                length,
-                Some((CONTENT_RANGE, header(&text)?)),
-            )
+            let range = Some((CONTENT_RANGE, header(&text)?));
+            (StatusCode::PARTIAL_CONTENT, length, range)
         }
     };
-    let body = if wants_body {
-        opened.into_body(shared)
-    } else {
-        Body::empty()
-    };
+    // The body of an answer to `HEAD` is left out below us, where nothing is read for it.
+    let body = opened.into_body(shared);
     let mut response = (status, named, [(CONTENT_TYPE, BINARY_MEDIA_TYPE)], body).into_response();
     response.headers_mut().insert(CONTENT_LENGTH, length.into());
     response.headers_mut().extend(range);
     Ok(response)
 }
 
+/// A pack, the part of it that is sent, and the first piece of that.
 struct Opened {
     size: u64,
     part: Part,
@@ -116,6 +88,34 @@ struct Opened {
 }
 
 impl Opened {
+    /// Opens a pack and reads the first piece of the part that `part` chooses: most often all of it.
+    fn open(
+        repository: &Repository,
+        id: PackId,
+        part: impl FnOnce(u64) -> Part,
+    ) -> SeamResult<Self> {
+        let file = repository.open_pack(id)?;
+        let failed = |error| SeamError::caused(Trouble::Failed, format!("read pack {id}"), error);
+        let size = file.size().map_err(failed)?;
+        let part = part(size);
+        let mut reading = Reading {
+            pack: id,
+            file: file.into(),
+            left: match &part {
+                Part::Whole => 0..size,
+                Part::Bytes(range) => range.clone(),
+                Part::Outside | Part::NotModified => 0..0,
+            },
+        };
+        let first = reading.next()?;
+        Ok(Self {
+            size,
+            part,
+            first,
+            reading,
+        })
+    }
+
     /// The part, read piece by piece as the client takes it.
     fn into_body(self, shared: Arc<Shared>) -> Body {
         let (first, reading) = (Some(self.first), self.reading);

@@ -10,7 +10,7 @@ use shale_registry::{
 };
 use shale_wire::route;
 
-use crate::harness::{Running, repository};
+use crate::harness::{Running, read_answer, repository};
 
 fn guarded() -> (Running, Arc<TokenStore>) {
     let files = Arc::new(MemoryFiles::new());
@@ -118,6 +118,19 @@ fn a_push_is_only_its_openers() {
         "push_not_found"
     );
     assert_eq!(running.send("POST", &path, &[&one], b"").status, 200);
+}
+
+#[test]
+fn an_open_registry_is_not_for_the_pages_of_strangers() {
+    let running = Running::start();
+    let strange = running.send("POST", route::PUSHES, &["origin: http://evil.example"], b"");
+    assert_eq!((strange.status, &*strange.problem()), (403, "denied"));
+    let own = running.send("POST", route::PUSHES, &["origin: http://localhost"], b"");
+    assert_eq!(own.status, 201);
+    let mut stream = running.connect();
+    let request = "GET /api/v1/refs HTTP/1.1\r\nhost: evil.example\r\n\r\n";
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    assert_eq!(read_answer(&mut stream, "GET").status, 403);
 }
 
 #[test]

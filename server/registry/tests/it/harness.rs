@@ -150,7 +150,7 @@ pub(crate) fn write_request(
     headers: &[&str],
     body: &[u8],
 ) {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n");
     for header in headers {
         head.push_str(&format!("{header}\r\n"));
     }

@@ -1,0 +1,103 @@
+//! A registry that asks for no token must not be used by whatever page a browser on the same machine
+//! shows. Other programs than browsers send no `Origin`, and call the registry by the name they have.
+
+use std::net::IpAddr;
+
+use axum::http::HeaderMap;
+use axum::http::header::{HOST, ORIGIN};
+use shale_wire::Code;
+
+use crate::failure::Failure;
+
+/// Names by which a registry may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostNames {
+    /// Addresses and `localhost`. A name that a stranger made to lead here would make a stranger's page
+    /// one of ours ("DNS rebinding").
+    OfThisMachine,
+    /// Any: the operator knows why.
+    Any,
+}
+
+/// Refuses what the page of a stranger sends.
+pub(crate) fn check_no_strange_page(headers: &HeaderMap, names: HostNames) -> Result<(), Failure> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.unwrap_or_default();
+    if names == HostNames::OfThisMachine && !is_of_this_machine(host) {
+        let detail = "without tokens it answers to addresses and `localhost` only";
+        return Err(Failure::new(Code::Denied, detail));
+    }
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
+    let origin = origin
+        .to_str()
+        .ok()
+        .and_then(|origin| origin.split_once("://"));
+    match origin {
+        Some((_, origin)) if origin == host => Ok(()),
+        _ => Err(Failure::new(
+            Code::Denied,
+            "the page of another site asks for it",
+        )),
+    }
+}
+
+fn is_of_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let address = address.unwrap_or(name).parse::<IpAddr>();
+    address.is_ok() || name.eq_ignore_ascii_case("localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passes(host: &str, origin: Option<&str>, names: HostNames) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse().unwrap());
+        headers.extend(origin.map(|origin| (ORIGIN, origin.parse().unwrap())));
+        check_no_strange_page(&headers, names).is_ok()
+    }
+
+    #[test]
+    fn names_of_strangers_are_refused() {
+        let ours = [
+            "localhost:5000",
+            "localhost",
+            "127.0.0.1:5000",
+            "[::1]:5000",
+            "[::1]",
+            "10.0.0.1",
+        ];
+        for host in ours {
+            assert!(passes(host, None, HostNames::OfThisMachine), "{host}");
+        }
+        for host in [
+            "evil.example:5000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+        ] {
+            assert!(!passes(host, None, HostNames::OfThisMachine), "{host}");
+            assert!(passes(host, None, HostNames::Any), "{host}");
+        }
+    }
+
+    #[test]
+    fn pages_of_strangers_are_refused() {
+        let host = "localhost:5000";
+        for names in [HostNames::OfThisMachine, HostNames::Any] {
+            assert!(passes(host, Some("http://localhost:5000"), names));
+            for origin in ["http://evil.example", "null", "http://localhost:80"] {
+                assert!(!passes(host, Some(origin), names), "{origin}");
+            }
+        }
+    }
+}
