@@ -1,15 +1,17 @@
 //! What every command gets: the global options, and the parts wired together.
 
-use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{env, fs};
 
 use anyhow::Context as _;
 use clap::Args;
+use shale_client::{Settings, Trust};
 use shale_files::DirFiles;
 use shale_hostd::{Composer, HostDirs, Place, private_dir};
 use shale_model::{Platform, Reference, TemplateId, TemplateIndex};
 use shale_view::{Cache, CacheSettings, ChunkReader, Counters, RetrySettings};
+use shale_wire::Fingerprint;
 use tokio::runtime::Runtime;
 
 use crate::failure::{Exit, Failure};
@@ -19,9 +21,15 @@ use crate::progress::ProgressMode;
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Directory of the repository to use
-    #[arg(long, global = true, env = "SHALE_REPOSITORY", value_name = "DIR")]
-    repository: Option<PathBuf>,
+    /// The repository to use: a directory, or the URL of a registry
+    #[arg(long, global = true, env = "SHALE_REPOSITORY", value_name = "DIR|URL")]
+    repository: Option<String>,
+    /// File that holds the token for the registry
+    #[arg(long, global = true, env = "SHALE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Fingerprint of the registry's self-signed certificate
+    #[arg(long, global = true, env = "SHALE_FINGERPRINT", value_name = "SHA256")]
+    fingerprint: Option<Fingerprint>,
     /// Directory for what must survive: plans, instances, the local repository
     #[arg(long, global = true, env = "SHALE_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
@@ -56,6 +64,7 @@ pub(crate) struct Global {
 pub(crate) struct Context {
     pub(crate) global: Global,
     pub(crate) dirs: HostDirs,
+    pub(crate) runtime: Runtime,
 }
 
 impl Context {
@@ -89,22 +98,65 @@ impl Context {
             ".cache",
         )?;
         let dirs = HostDirs { state, cache };
-        Ok(Self { global, dirs })
+        let runtime = Runtime::new().context("start threads")?;
+        Ok(Self {
+            global,
+            dirs,
+            runtime,
+        })
     }
 
-    /// The repository that commands work on.
+    /// The repository that commands work on, unless a reference names a registry.
     pub(crate) fn place(&self) -> anyhow::Result<Place> {
-        let default = || self.dirs.repository();
-        let path = self.global.repository.clone().unwrap_or_else(default);
+        match self.global.repository.as_deref() {
+            Some(url) if url.contains("://") => self.remote(url),
+            Some(path) => self.local(Path::new(path)),
+            None => self.local(&self.dirs.repository()),
+        }
+    }
+
+    /// The place that all of these references are of.
+    pub(crate) fn place_of(&self, references: &[&Reference]) -> anyhow::Result<Place> {
+        let registry = references.first().and_then(|first| first.registry.clone());
+        let other = references.iter().find(|other| other.registry != registry);
+        if let Some(other) = other {
+            let text = format!("`{other}` is of another registry than the others");
+            return Err(Failure::new(Exit::Usage, text).into());
+        }
+        match registry {
+            Some(registry) => self.remote(&registry),
+            None => self.place(),
+        }
+    }
+
+    fn local(&self, path: &Path) -> anyhow::Result<Place> {
         if let Some(parent) = path.parent() {
             private_dir(parent).with_context(|| format!("make `{}`", parent.display()))?;
         }
-        Ok(Place::local(&path)?)
+        Ok(Place::local(path)?)
+    }
+
+    fn remote(&self, address: &str) -> anyhow::Result<Place> {
+        let mut settings = Settings::new(address.parse()?);
+        if let Some(path) = &self.global.token_file {
+            let token = fs::read_to_string(path);
+            let token = token.with_context(|| format!("read the token `{}`", path.display()))?;
+            settings.token = Some(token.trim().to_owned());
+        }
+        if let Some(fingerprint) = self.global.fingerprint {
+            settings.trust = Trust::Pinned(fingerprint);
+        }
+        let spool = self.dirs.spool();
+        private_dir(&spool).with_context(|| format!("make `{}`", spool.display()))?;
+        Ok(Place::remote(
+            settings,
+            self.runtime.handle().clone(),
+            spool,
+        )?)
     }
 
     /// A host on `place`: cache, reader and composer.
     pub(crate) fn host(&self, place: Place) -> anyhow::Result<Host> {
-        let runtime = Runtime::new().context("start threads")?;
         for dir in [self.dirs.plans(), self.dirs.chunks()] {
             private_dir(&dir).with_context(|| format!("make `{}`", dir.display()))?;
         }
@@ -115,7 +167,7 @@ impl Context {
         let cache = Arc::new(Cache::open(files, settings)?);
         let counters = Arc::new(Counters::default());
         let retry = RetrySettings::default();
-        let handle = runtime.handle().clone();
+        let handle = self.runtime.handle().clone();
         let reader = ChunkReader::new(
             place.fetch(),
             cache,
@@ -125,7 +177,6 @@ impl Context {
         );
         let composer = Composer::new(place.catalog(), reader.clone(), handle, self.dirs.plans());
         Ok(Host {
-            runtime,
             place,
             reader,
             composer,
@@ -136,7 +187,6 @@ impl Context {
 
 /// A host's parts.
 pub(crate) struct Host {
-    pub(crate) runtime: Runtime,
     pub(crate) place: Place,
     pub(crate) reader: Arc<ChunkReader>,
     pub(crate) composer: Composer,

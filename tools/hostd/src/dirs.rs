@@ -5,6 +5,7 @@
 //! <state>/plans/<id>.plan     plans, immutable
 //! <state>/plans/<template>    the plan that this version made of a template: its id in hex
 //! <cache>/chunks/             the chunk cache
+//! <cache>/spool/              packs that wait for their upload
 //! ```
 
 use std::fs::DirBuilder;
@@ -32,6 +33,11 @@ impl HostDirs {
     /// Plans.
     pub fn plans(&self) -> PathBuf {
         self.state.join("plans")
+    }
+
+    /// Packs on their way to a registry.
+    pub fn spool(&self) -> PathBuf {
+        self.cache.join("spool")
     }
 
     /// The chunk cache.

@@ -3,16 +3,25 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use shale_client::{RemoteRegistry, SetupError};
 use shale_files::{DirFiles, FileError};
 use shale_index::RocksIndex;
-use shale_model::{Catalog, Fetch, Sink};
+use shale_model::{Catalog, Fetch, SeamResult, Sink};
 use shale_repo::{Access, InitError, Repository};
+use tokio::runtime::Handle;
 
 /// Content that templates are made of.
 #[derive(Clone)]
 pub enum Place {
     /// A repository in a directory of this machine.
     Local(Arc<Repository>),
+    /// A registry, spoken to over HTTP.
+    Remote {
+        /// The registry.
+        registry: RemoteRegistry,
+        /// Directory in which packs wait for their upload.
+        spool: PathBuf,
+    },
 }
 
 /// Why a place does not open.
@@ -40,6 +49,9 @@ pub enum PlaceError {
     /// Its chunk index cannot be opened.
     #[error(transparent)]
     Index(#[from] shale_index::OpenError),
+    /// The registry's client cannot be made.
+    #[error(transparent)]
+    Remote(#[from] SetupError),
 }
 
 impl Place {
@@ -65,17 +77,30 @@ impl Place {
         Ok(Place::Local(Arc::new(repository)))
     }
 
+    /// The registry of `settings`, spoken to on `runtime`. Nothing is asked yet. Packs that are pushed
+    /// wait in the existing directory `spool`.
+    pub fn remote(
+        settings: shale_client::Settings,
+        runtime: Handle,
+        spool: PathBuf,
+    ) -> Result<Self, PlaceError> {
+        let registry = RemoteRegistry::new(settings, runtime)?;
+        Ok(Place::Remote { registry, spool })
+    }
+
     /// Begins a push.
-    pub fn sink(&self) -> Box<dyn Sink> {
-        match self {
+    pub fn sink(&self) -> SeamResult<Box<dyn Sink>> {
+        Ok(match self {
             Place::Local(repository) => Box::new(repository.push()),
-        }
+            Place::Remote { registry, spool } => Box::new(registry.push(spool)?),
+        })
     }
 
     /// Names and manifests.
     pub fn catalog(&self) -> Arc<dyn Catalog> {
         match self {
             Place::Local(repository) => repository.clone(),
+            Place::Remote { registry, .. } => Arc::new(registry.clone()),
         }
     }
 
@@ -83,6 +108,7 @@ impl Place {
     pub fn fetch(&self) -> Arc<dyn Fetch> {
         match self {
             Place::Local(repository) => repository.clone(),
+            Place::Remote { registry, .. } => Arc::new(registry.clone()),
         }
     }
 }

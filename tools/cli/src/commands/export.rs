@@ -34,7 +34,7 @@ const STEP_BYTES: u64 = 4 << 20;
 
 impl Export {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let place = context.place()?;
+        let place = context.place_of(&[&self.reference])?;
         let id = resolve(&place, &self.reference)?;
         let host = context.host(place)?;
         let image = host.composer.image(id)?;
@@ -44,7 +44,7 @@ impl Export {
         let file = File::create_new(&self.file).with_context(shown)?;
         let mut unfinished = Unfinished(Some(&self.file));
         file.set_len(disk.size()).with_context(shown)?;
-        let written = host.runtime.block_on(copy(&disk, &file));
+        let written = context.runtime.block_on(copy(&disk, &file));
         let written = written.with_context(shown)?;
         file.sync_all().with_context(shown)?;
         unfinished.0 = None;

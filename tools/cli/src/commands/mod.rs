@@ -6,7 +6,9 @@ mod export;
 mod layer;
 mod nbd;
 mod push;
+mod server;
 mod template;
+mod token;
 
 use clap::Subcommand;
 
@@ -22,6 +24,10 @@ pub(crate) enum Command {
     Layer(layer::Layer),
     #[command(subcommand)]
     Template(template::Template),
+    #[command(subcommand)]
+    Server(server::Server),
+    #[command(subcommand)]
+    Token(token::Token),
     Doctor(doctor::Doctor),
     Completion(completion::Completion),
 }
@@ -34,6 +40,8 @@ impl Command {
             Command::Nbd(nbd) => nbd.run(context),
             Command::Layer(layer) => layer.run(context),
             Command::Template(template) => template.run(context),
+            Command::Server(server) => server.run(context),
+            Command::Token(token) => token.run(context),
             Command::Doctor(doctor) => doctor.run(context),
             Command::Completion(completion) => {
                 completion.run();

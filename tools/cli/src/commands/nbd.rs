@@ -43,7 +43,7 @@ pub(crate) struct Nbd {
 
 impl Nbd {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let place = context.place()?;
+        let place = context.place_of(&[&self.reference])?;
         let id = resolve(&place, &self.reference)?;
         let host = context.host(place)?;
         let image = host.composer.image(id)?;
@@ -64,7 +64,7 @@ impl Nbd {
             }
         };
         let exports = Exports::single(Export::new(Arc::new(disk), access))?;
-        host.runtime.block_on(async {
+        context.runtime.block_on(async {
             let listener = listen_unix(&self.socket)?;
             let server = Server::new(exports, Settings::default());
             if !context.global.quiet {

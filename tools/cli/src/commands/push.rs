@@ -82,10 +82,12 @@ impl Row for Done {
 impl Push {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let mut source = self.open()?;
-        let place = context.place()?;
+        let references = [Some(&self.reference), self.base.as_ref()];
+        let references: Vec<&Reference> = references.into_iter().flatten().collect();
+        let place = context.place_of(&references)?;
         let before = get_index(&place, &self.reference)?;
         let progress = PushProgress::new(context.global.progress);
-        let sink = place.sink();
+        let sink = place.sink()?;
         let (pushed, mut layers, machine) = match &self.base {
             None => {
                 let pushed = push_tree(&mut *source, &*sink, Chunker::FastCdc, &progress);
@@ -173,5 +175,5 @@ pub(crate) fn store_template(
     template: &Template,
 ) -> anyhow::Result<TemplateId> {
     let before = get_index(place, reference)?;
-    name_template(&*place.sink(), reference, before, template)
+    name_template(&*place.sink()?, reference, before, template)
 }

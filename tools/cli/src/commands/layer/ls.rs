@@ -46,7 +46,7 @@ impl Row for Listed {
 
 impl Ls {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let place = context.place()?;
+        let place = context.place_of(&[&self.reference])?;
         let catalog = place.catalog();
         let id = resolve(&place, &self.reference)?;
         let template = Template::decode(&catalog.template(id)?)?;

@@ -39,7 +39,9 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let place = context.place()?;
+        let mut references = vec![&self.reference, &self.composition.base];
+        references.extend(&self.composition.apps);
+        let place = context.place_of(&references)?;
         let host = context.host(place)?;
         let load = |reference: &Reference| {
             let id = resolve(&host.place, reference)?;

@@ -58,7 +58,7 @@ impl Row for Shown {
 
 impl Inspect {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let place = context.place()?;
+        let place = context.place_of(&[&self.reference])?;
         let id = resolve(&place, &self.reference)?;
         let catalog = place.catalog();
         let template = Template::decode(&catalog.template(id)?)?;

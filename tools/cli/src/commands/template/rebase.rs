@@ -31,7 +31,9 @@ pub(crate) struct Rebase {
 
 impl Rebase {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let place = context.place()?;
+        let mut references = vec![&self.reference, &self.onto];
+        references.extend(&self.name);
+        let place = context.place_of(&references)?;
         let host = context.host(place)?;
         let old = host
             .composer

@@ -22,7 +22,7 @@ pub(crate) struct Tag {
 
 impl Tag {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let place = context.place()?;
+        let place = context.place_of(&[&self.reference, &self.name])?;
         let id = resolve(&place, &self.reference)?;
         let template = Template::decode(&place.catalog().template(id)?)?;
         store_template(&place, &self.name, &template)?;
