@@ -1,0 +1,209 @@
+//! A machine as arguments of `qemu-system-x86_64`. Pure.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::machine::{Acceleration, DirectBoot, DiskOffer, Machine, VmFiles};
+
+/// How long the guest's requests wait for an NBD server that went away, in seconds; then they fail, and
+/// the machine pauses. A day: a read never fails because something is slow or gone (I8).
+const NBD_RECONNECT_SECONDS: u32 = 86_400;
+
+/// All arguments for `machine`.
+pub(super) fn arguments(machine: &Machine) -> Vec<OsString> {
+    let mut args = Arguments::default();
+    args.add("-name", machine.name.replace(',', ",,"));
+    args.add("-uuid", uuid(&machine.uuid));
+    for flag in ["-nodefaults", "-no-user-config"] {
+        args.0.push(flag.into());
+    }
+    args.add("-display", "none");
+    // What a guest that breaks out of its machine cannot do either.
+    args.add(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    args.add("-machine", "q35");
+    let (acceleration, cpu) = match machine.resources.acceleration {
+        Acceleration::Tcg => ("tcg,thread=multi", "max"),
+        Acceleration::Kvm => ("kvm", "host"),
+    };
+    args.add("-accel", acceleration);
+    args.add("-cpu", cpu);
+    args.add("-smp", machine.resources.cpus.to_string());
+    args.add("-m", format!("size={}B", machine.resources.memory_bytes));
+    // Guests wait for randomness to make keys.
+    args.add("-device", "virtio-rng-pci");
+    args.files(&machine.files);
+    for (number, disk) in machine.disks.iter().enumerate() {
+        args.disk(number, disk);
+    }
+    args.network(machine);
+    if let Some(boot) = &machine.boot {
+        args.boot(boot);
+    }
+    args.0
+}
+
+/// The argument that tells one machine's process from every other.
+pub(super) fn control_argument(files: &VmFiles) -> OsString {
+    socket("control", &files.control)
+}
+
+/// Arguments under way.
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn add(&mut self, option: &str, value: impl Into<OsString>) {
+        self.0.push(option.into());
+        self.0.push(value.into());
+    }
+
+    fn files(&mut self, files: &VmFiles) {
+        let mut console = socket("console", &files.console);
+        console.push(",logappend=on,logfile=");
+        console.push(escaped(&files.console_log));
+        self.add("-chardev", console);
+        self.add("-serial", "chardev:console");
+        self.add("-chardev", control_argument(files));
+        self.add("-mon", "chardev=control,mode=control");
+        self.add("-pidfile", &files.pid);
+    }
+
+    fn disk(&mut self, number: usize, disk: &DiskOffer) {
+        let node = format!("disk{number}");
+        let below = match disk {
+            DiskOffer::Nbd(path) => json!({
+                "driver": "nbd", "server": { "type": "unix", "path": path.to_string_lossy() },
+                "reconnect-delay": NBD_RECONNECT_SECONDS, "discard": "unmap",
+            }),
+            DiskOffer::Block(path) => json!({
+                "driver": "file", "filename": path.to_string_lossy(), "discard": "unmap",
+                "cache": { "direct": true },
+            }),
+        };
+        let drive = json!({
+            "driver": "raw", "node-name": node, "discard": "unmap", "file": below,
+        });
+        self.add("-blockdev", drive.to_string());
+        // A write that fails, on a full disk for instance, pauses the machine; it goes on where it was.
+        self.add(
+            "-device",
+            format!("virtio-blk-pci,drive={node},serial={node},werror=stop"),
+        );
+    }
+
+    /// A network of its own with DHCP and a way out, and the forwarded ports as the only way in.
+    fn network(&mut self, machine: &Machine) {
+        let forwards = machine.forwards.iter();
+        let forwards = forwards.map(|f| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", f.host, f.guest));
+        self.add(
+            "-netdev",
+            format!("user,id=net0{}", forwards.collect::<String>()),
+        );
+        let [a, b, c, ..] = machine.uuid;
+        // The prefix of QEMU's own addresses.
+        let address = format!("52:54:00:{a:02x}:{b:02x}:{c:02x}");
+        self.add(
+            "-device",
+            format!("virtio-net-pci,netdev=net0,romfile=,mac={address}"),
+        );
+    }
+
+    fn boot(&mut self, boot: &DirectBoot) {
+        self.add("-kernel", &boot.kernel);
+        if let Some(initrd) = &boot.initrd {
+            self.add("-initrd", initrd);
+        }
+        let line = format!("root=/dev/vda rw console=ttyS0 {}", boot.command_line);
+        self.add("-append", line.trim_end());
+    }
+}
+
+/// A socket that QEMU listens on, without waiting for anybody.
+fn socket(id: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(format!("socket,id={id},server=on,wait=off,path="));
+    argument.push(escaped(path));
+    argument
+}
+
+/// A path inside an argument, whose commas are doubled.
+fn escaped(path: &Path) -> OsString {
+    match path.to_str() {
+        Some(text) => text.replace(',', ",,").into(),
+        None => path.into(),
+    }
+}
+
+fn uuid(bytes: &[u8; 16]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    parts.join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Forward, Resources};
+
+    #[test]
+    fn a_machine_is_spelled_out() {
+        let path = |name: &str| Path::new("/run/a,b").join(name);
+        let machine = Machine {
+            name: "web".into(),
+            uuid: std::array::from_fn(|n| n as u8),
+            resources: Resources {
+                memory_bytes: 512 << 20,
+                cpus: 2,
+                acceleration: Acceleration::Tcg,
+            },
+            boot: Some(DirectBoot {
+                kernel: "/k".into(),
+                initrd: Some("/i".into()),
+                command_line: "quiet".into(),
+            }),
+            disks: vec![DiskOffer::Nbd(path("disk"))],
+            forwards: vec![Forward {
+                host: 8080,
+                guest: 80,
+            }],
+            files: VmFiles {
+                control: path("control"),
+                console: path("console"),
+                pid: path("pid"),
+                console_log: path("console.log"),
+                log: path("log"),
+            },
+        };
+        let args = arguments(&machine);
+        let value = |option: &str, nth: usize| {
+            let mut at = (0..args.len()).filter(|at| args[*at] == option);
+            args[at.nth(nth).unwrap() + 1].to_str().unwrap()
+        };
+        assert_eq!(value("-uuid", 0), "00010203-0405-0607-0809-0a0b0c0d0e0f");
+        assert_eq!(value("-m", 0), "size=536870912B");
+        assert_eq!(
+            value("-chardev", 0),
+            "socket,id=console,server=on,wait=off,path=/run/a,,b/console,logappend=on,logfile=/run/a,,b/console.log"
+        );
+        assert_eq!(value("-append", 0), "root=/dev/vda rw console=ttyS0 quiet");
+        assert_eq!(
+            value("-netdev", 0),
+            "user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80"
+        );
+        assert!(value("-device", 2).ends_with("mac=52:54:00:00:01:02"));
+        let drive: serde_json::Value = serde_json::from_str(value("-blockdev", 0)).unwrap();
+        assert_eq!(drive["file"]["server"]["path"], "/run/a,b/disk");
+        assert_eq!(drive["file"]["reconnect-delay"], NBD_RECONNECT_SECONDS);
+        assert!(args.contains(&control_argument(&machine.files)));
+    }
+}

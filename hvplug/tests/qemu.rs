@@ -1,0 +1,119 @@
+//! The driver on the real QEMU, with a machine that finds nothing to boot.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use shale_hvplug::*;
+
+/// Ends the machine when a test fails.
+struct Ended<'a>(&'a Qemu, Vm);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.stop(&self.1, Stop::PowerCut);
+    }
+}
+
+fn machine(dir: &Path) -> Machine {
+    let disk = dir.join("disk.raw");
+    fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    Machine {
+        name: "empty".into(),
+        uuid: [7; 16],
+        resources: Resources {
+            memory_bytes: 64 << 20,
+            cpus: 1,
+            acceleration: Acceleration::Tcg,
+        },
+        boot: None,
+        disks: vec![DiskOffer::Block(disk)],
+        forwards: vec![],
+        files: VmFiles {
+            control: dir.join("control"),
+            console: dir.join("console"),
+            pid: dir.join("pid"),
+            console_log: dir.join("console.log"),
+            log: dir.join("log"),
+        },
+    }
+}
+
+#[test]
+fn a_machine_is_started_found_paused_and_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let qemu = Qemu::new();
+    assert_eq!(qemu.capabilities().missing, None);
+    let machine = machine(dir.path());
+    assert_eq!(qemu.attach(&machine.files).unwrap(), None);
+
+    let vm = Ended(&qemu, qemu.start(&machine).unwrap());
+    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Running);
+    assert!(qemu.console(&vm.1).exists());
+    let status = fs::read_to_string(format!("/proc/{}/stat", vm.1.process.pid)).unwrap();
+    let session = status
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(4)
+        .unwrap();
+    assert_eq!(
+        session,
+        vm.1.process.pid.to_string(),
+        "it leads a session of its own"
+    );
+
+    qemu.pause(&vm.1).unwrap();
+    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Paused("paused".into()));
+    // Another process of the host finds it.
+    let found = Qemu::new().attach(&machine.files).unwrap();
+    assert_eq!(found.as_ref(), Some(&vm.1));
+    qemu.resume(&vm.1).unwrap();
+    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Running);
+
+    qemu.stop(&vm.1, Stop::PowerButton).unwrap();
+    qemu.stop(&vm.1, Stop::PowerCut).unwrap();
+    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Ended);
+    assert_eq!(qemu.attach(&machine.files).unwrap(), None);
+    qemu.stop(&vm.1, Stop::PowerCut).unwrap();
+    assert!(matches!(qemu.pause(&vm.1), Err(DriverError::Ended)));
+}
+
+#[test]
+fn a_machine_that_does_not_start_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut machine = machine(dir.path());
+    machine.disks = vec![DiskOffer::Nbd(dir.path().join("nobody"))];
+    let begun = Instant::now();
+    let error = Qemu::new().start(&machine).unwrap_err();
+    assert!(matches!(error, DriverError::Start { .. }));
+    assert!(error.to_string().contains("nobody"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+
+    machine.disks = vec![];
+    let error = Qemu::with_program("/nowhere/qemu".into()).start(&machine);
+    assert!(
+        matches!(error, Err(DriverError::Missing { .. })),
+        "{error:?}"
+    );
+
+    machine.files.control = dir.path().join("x".repeat(100));
+    let error = Qemu::new().start(&machine);
+    assert!(matches!(error, Err(DriverError::LongPath(_))), "{error:?}");
+}
+
+#[test]
+fn a_machine_that_is_killed_from_outside_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let qemu = Qemu::new();
+    let vm = Ended(&qemu, qemu.start(&machine(dir.path())).unwrap());
+    assert!(vm.1.process.kill(Duration::from_secs(10)));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while qemu.state(&vm.1).unwrap() != VmState::Ended {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(10));
+    }
+    assert!(matches!(qemu.resume(&vm.1), Err(DriverError::Ended)));
+}
