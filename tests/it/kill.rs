@@ -10,7 +10,7 @@ use harness::{Background, LoopMount, Random, Shale, need_root, run, tree_differe
 use crate::nbd::Kills;
 
 /// A tree of 40 MB that does not compress, none of whose chunks any other round has.
-fn tree(root: &Path, random: &mut Random) -> Result<()> {
+pub(crate) fn random_tree(root: &Path, random: &mut Random) -> Result<()> {
     fs::create_dir(root)?;
     for n in 0..20 {
         let directory = root.join(format!("directory-{}", n % 4));
@@ -44,7 +44,7 @@ fn privileged_what_killed_pushers_acknowledged_is_there_and_nothing_is_left_over
     let mut random = Random::printed("pusher kills");
     let work = tempfile::tempdir_in("/var/tmp")?;
     let source = |n: usize| work.path().join(format!("tree-{n}"));
-    tree(&source(0), &mut random)?;
+    random_tree(&source(0), &mut random)?;
     let begun = Instant::now();
     run(&mut push(&shale, &source(0), "test/round-0"))?;
     let whole = begun.elapsed();
@@ -54,7 +54,7 @@ fn privileged_what_killed_pushers_acknowledged_is_there_and_nothing_is_left_over
     while kills.all < 30 {
         round += 1;
         ensure!(round < 200, "kills come too late");
-        tree(&source(round), &mut random)?;
+        random_tree(&source(round), &mut random)?;
         let name = format!("test/round-{round}");
         let pusher = Background::start(&mut push(&shale, &source(round), &name))?;
         // A little longer than a push takes, so that some finish.
