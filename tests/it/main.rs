@@ -12,5 +12,6 @@ mod boot;
 mod export;
 mod kill;
 mod nbd;
+mod registry;
 mod sources;
 mod trees;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shale_files::DirFiles;
 use shale_hostd::Place;
 use shale_registry::{
@@ -65,6 +66,7 @@ impl Run {
             let text = "a registry serves a directory, not another registry";
             return Err(Failure::new(Exit::Usage, text).into());
         };
+        raise_open_files();
         let files = Arc::new(DirFiles::open(&context.dirs.state)?);
         let tokens = TokenStore::new(files.clone(), Arc::new(Instant::now));
         let admission = match (self.insecure_no_auth, self.listen.ip().is_loopback()) {
@@ -124,6 +126,17 @@ impl Run {
             false => Encryption::None,
         })
     }
+}
+
+/// Each connection and each pack that is read takes a file descriptor, and the usual soft limit of 1,024 is less
+/// than the connections that a registry accepts. Best effort: with fewer, connections wait.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 /// Says how to be allowed to listen.
