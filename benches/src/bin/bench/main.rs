@@ -13,6 +13,7 @@ mod table;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use shale_benches::proxy::Link;
 
 use crate::rows::Row;
 
@@ -27,6 +28,9 @@ struct Args {
     /// How often each contender runs
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     runs: u32,
+    /// The network of rows that have one: rate in each direction, and round trip
+    #[arg(long, default_value = "1000mbit,5ms")]
+    link: Link,
 }
 
 /// What every row is given.
@@ -34,12 +38,17 @@ struct Args {
 pub(crate) struct Settings {
     /// How often each contender runs.
     pub(crate) runs: u32,
+    /// The network of rows that have one.
+    pub(crate) link: Link,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     machine::print()?;
-    let settings = Settings { runs: args.runs };
+    let settings = Settings {
+        runs: args.runs,
+        link: args.link,
+    };
     args.row
         .run(settings)
         .with_context(|| format!("measure {:?}", args.row))?;

@@ -43,6 +43,10 @@ impl<'a> Contender<'a> {
         }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The middle value.
     pub(crate) fn median(&self) -> f64 {
         median(&self.values())

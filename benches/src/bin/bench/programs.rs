@@ -50,6 +50,7 @@ pub(crate) fn peer(name: &str) -> Result<Command> {
 pub(crate) struct Shale {
     program: PathBuf,
     directory: PathBuf,
+    registry: Option<String>,
 }
 
 impl Shale {
@@ -58,7 +59,19 @@ impl Shale {
         Ok(Self {
             program: built("shale")?,
             directory: directory.to_owned(),
+            registry: None,
         })
+    }
+
+    /// The same with a registry in place of the repository.
+    pub(crate) fn of_registry(mut self, url: &str) -> Self {
+        self.registry = Some(url.to_owned());
+        self
+    }
+
+    /// File that the standard error of servers goes to.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.join("nbd.log")
     }
 
     /// `shale`, with nobody's settings from outside.
@@ -72,7 +85,11 @@ impl Shale {
             )
             .env("HOME", &self.directory)
             .arg("--repository")
-            .arg(self.repository())
+            .arg(
+                self.registry
+                    .as_ref()
+                    .map_or_else(|| self.repository(), PathBuf::from),
+            )
             .arg("--state")
             .arg(self.state())
             .arg("--cache")
@@ -153,6 +170,13 @@ impl Running {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Waits for the end of it.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let status = self.0.wait()?;
+        ensure!(status.success(), "it ended: {status}");
+        Ok(())
     }
 
     /// Its standard input.

@@ -32,13 +32,15 @@ pub(crate) fn export_base(shale: &Shale, to: &Path) -> Result<()> {
     run(export.args(["--quiet", "export", "bench/base"]).arg(to)).map(drop)
 }
 
-/// `shale nbd` of `bench/base`; with a directory for writes, writable.
+/// `shale nbd` of `bench/base`; with a directory for writes, writable. What it says goes to its log.
 pub(crate) fn serve_base(shale: &Shale, socket: &Path, overlay: Option<&Path>) -> Result<Running> {
     let mut command = shale.command();
     command
-        .args(["--quiet", "nbd", "bench/base", "--socket"])
+        .args(["nbd", "bench/base", "--socket"])
         .arg(socket)
         .stdout(Stdio::null());
+    // It says there what it read, when it ends.
+    command.stderr(std::fs::File::create(shale.log())?);
     if let Some(overlay) = overlay {
         command.arg("--overlay").arg(overlay);
     }

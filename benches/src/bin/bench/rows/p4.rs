@@ -12,7 +12,7 @@ use crate::programs::{Running, Shale, clear, peer};
 use crate::rows::boot::verdict;
 
 const TARGET_MB: f64 = 300.0;
-const FILES: u64 = 500_000;
+const FILES: u64 = 1_000_000;
 const LARGE_FILE_BYTES: u64 = 4 << 30;
 const FILES_A_DIRECTORY: u64 = 1000;
 const BLOCK: usize = 512;
