@@ -9,9 +9,11 @@
 
 mod arrows;
 mod boot;
+mod compose;
 mod export;
 mod kill;
 mod nbd;
+mod oracle;
 mod registry;
 mod sources;
 mod trees;
