@@ -8,6 +8,10 @@ use shale_model::{BlockDevice, BlockRun, BoxFuture, DeviceError, DeviceResult};
 use crate::overlay::{Overlay, OverlayError, UNIT_BYTES};
 use crate::view::View;
 
+/// Most bytes that one answer about zeros covers; clients ask again for the rest. Bounds the answer to 16,384
+/// runs.
+const STATUS_BYTES: u64 = 64 << 20;
+
 /// What a face shows: a read-only view, or a view under an overlay.
 ///
 /// With an overlay, the disk has the overlay's size: what lies behind the end of the view is zeros.
@@ -191,7 +195,7 @@ impl BlockDevice for Disk {
     }
 
     fn status(&self, offset: u64, len: u64) -> BoxFuture<'_, DeviceResult<Vec<BlockRun>>> {
-        Box::pin(async move { self.status_at(offset, len) })
+        Box::pin(async move { self.status_at(offset, len.min(STATUS_BYTES)) })
     }
 }
 

@@ -71,6 +71,32 @@ impl Bits {
         page.is_some_and(|page| page[byte] & bit != 0)
     }
 
+    /// The first unit behind `unit` whose bit differs from that of `unit`, at most `end`. A page that was never
+    /// made is passed over at once: disks are large, and what is written to them is not.
+    pub(super) fn same_until(&self, unit: u64, end: u64) -> u64 {
+        let here = self.get(unit);
+        let mut at = unit + 1;
+        while at < end {
+            let page_end = (at / PAGE_UNITS + 1) * PAGE_UNITS;
+            match self.pages.get(&(at / PAGE_UNITS)) {
+                None if here => return at,
+                None => at = page_end,
+                Some(page) => {
+                    let (byte, bit) = place(at);
+                    let same = if here { 0xff } else { 0 };
+                    if bit == 1 && page[byte] == same {
+                        at += 8;
+                    } else if (page[byte] & bit != 0) == here {
+                        at += 1;
+                    } else {
+                        return at;
+                    }
+                }
+            }
+        }
+        end
+    }
+
     /// Sets the bits of `units`; what changed in the bytes of the file.
     pub(super) fn set(&mut self, units: Range<u64>) -> Vec<BitWrite> {
         let mut writes = Vec::new();

@@ -172,16 +172,13 @@ impl Overlay {
     pub fn runs(&self, offset: u64, len: u64) -> Vec<(Range<u64>, bool)> {
         let end = offset + len;
         let bits = self.bits();
-        let mut runs: Vec<(Range<u64>, bool)> = Vec::new();
+        let mut runs = Vec::new();
         let mut at = offset;
         while at < end {
             let unit = at / UNIT_BYTES;
-            let stop = end.min((unit + 1) * UNIT_BYTES);
-            let here = bits.get(unit);
-            match runs.last_mut() {
-                Some((range, before)) if *before == here => range.end = stop,
-                _ => runs.push((at..stop, here)),
-            }
+            let stop = bits.same_until(unit, end.div_ceil(UNIT_BYTES)) * UNIT_BYTES;
+            let stop = stop.min(end);
+            runs.push((at..stop, bits.get(unit)));
             at = stop;
         }
         runs

@@ -188,3 +188,42 @@ fn after_a_kill_the_disk_is_what_was_written() {
         );
     }
 }
+
+#[test]
+fn runs_are_those_of_the_single_units() {
+    let files = MemoryFiles::new();
+    // Two pages of bits, and a third that is never written to.
+    let units = 3 * 32_768;
+    let overlay = Overlay::create(&files, plan(), units * UNIT_BYTES, BOOT).unwrap();
+    for unit in (0..40)
+        .chain(32_760..32_780)
+        .chain([100, 108, 32_700, 32_768 + 77])
+    {
+        overlay.write(unit * UNIT_BYTES, &unit_of(unit, 1)).unwrap();
+    }
+    for (from, to) in [
+        (0, units),
+        (7, 33_000),
+        (38, 109),
+        (101, 32_765),
+        (50_000, units),
+    ] {
+        let (offset, len) = (from * UNIT_BYTES + 17, (to - from) * UNIT_BYTES - 17);
+        let mut at = offset;
+        let runs = overlay.runs(offset, len);
+        for (number, (range, here)) in runs.iter().enumerate() {
+            assert_eq!(range.start, at);
+            let units = range.start / UNIT_BYTES..range.end.div_ceil(UNIT_BYTES);
+            assert!(
+                units.clone().all(|unit| overlay.contains(unit) == *here),
+                "{range:?}"
+            );
+            assert!(
+                number == 0 || runs[number - 1].1 != *here,
+                "runs are as long as they can be"
+            );
+            at = range.end;
+        }
+        assert_eq!(at, offset + len);
+    }
+}
