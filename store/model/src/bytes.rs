@@ -180,6 +180,33 @@ impl<'a> Reader<'a> {
         Ok(found as usize)
     }
 
+    /// Reads the magic bytes and the version that every format begins with; `known` is the only version
+    /// that there is so far.
+    pub fn start(&mut self, magic: &[u8; 8], known: u16) -> Result<(), FormatError> {
+        if self.take(8)? != magic {
+            return Err(self.error(Problem::Magic));
+        }
+        let found = self.u16()?;
+        if found > known {
+            return Err(self.error(Problem::Newer { found, known }));
+        }
+        self.rule(found == known, "no such version")
+    }
+
+    /// Reads eight bytes of feature flags, none of which is known yet.
+    pub fn no_features(&mut self) -> Result<(), FormatError> {
+        match self.u64()? {
+            0 => Ok(()),
+            features => Err(self.error(Problem::Features(features))),
+        }
+    }
+
+    /// Reads `N` bytes that must be zero.
+    pub fn zeros<const N: usize>(&mut self) -> Result<(), FormatError> {
+        let zero = self.array()? == [0; N];
+        self.rule(zero, "padding is not zero")
+    }
+
     /// Fails unless every byte was read.
     pub fn finish(&self) -> Result<(), FormatError> {
         self.rule(self.remaining() == 0, "bytes follow the end")

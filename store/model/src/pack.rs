@@ -189,8 +189,7 @@ fn read_frames(
         let (offset, stored, plain) = (reader.u64()?, reader.u32()?, reader.u32()?);
         let codec = Codec::from_tag(reader.u8()?)
             .ok_or_else(|| reader.error(Problem::Rule("unknown codec")))?;
-        reader.rule(reader.clone().array()? == [0; 7], "padding is not zero")?;
-        reader.take(7)?;
+        reader.zeros::<7>()?;
         reader.rule(offset == end, "frames are not adjacent")?;
         reader.limit("plain frame length", plain.into(), MAX_FRAME_BYTES as u64)?;
         reader.limit("stored frame length", stored.into(), plain.into())?;
@@ -268,23 +267,10 @@ pub fn pack_header() -> [u8; PACK_HEADER_BYTES] {
 /// Checks the first [`PACK_HEADER_BYTES`] of a pack.
 pub fn check_pack_header(bytes: &[u8]) -> Result<(), FormatError> {
     let mut reader = Reader::new(WHAT, bytes);
-    if reader.take(8)? != HEADER_MAGIC {
-        return Err(reader.error(Problem::Magic));
-    }
-    let found = reader.u16()?;
-    if found > VERSION {
-        let known = VERSION;
-        return Err(reader.error(Problem::Newer { found, known }));
-    }
-    reader.rule(found == VERSION, "no such version")?;
-    reader.rule(reader.clone().array()? == [0; 6], "padding is not zero")?;
-    reader.take(6)?;
-    let features = reader.u64()?;
-    if features != 0 {
-        return Err(reader.error(Problem::Features(features)));
-    }
-    let zero = reader.u64()?;
-    reader.rule(zero == 0, "padding is not zero")
+    reader.start(HEADER_MAGIC, VERSION)?;
+    reader.zeros::<6>()?;
+    reader.no_features()?;
+    reader.zeros::<8>()
 }
 
 /// The last bytes of a pack, checked against its length.
@@ -304,12 +290,11 @@ impl PackTrailer {
         reader.limit("pack length", pack_bytes, MAX_PACK_BYTES)?;
         let (footer_offset, frames, chunks) = (reader.u64()?, reader.u32()?, reader.u32()?);
         let checksum = reader.array()?;
-        let zero = reader.u64()?;
+        reader.zeros::<8>()?;
         if reader.take(8)? != TRAILER_MAGIC {
             return Err(reader.error(Problem::Magic));
         }
         reader.finish()?;
-        reader.rule(zero == 0, "padding is not zero")?;
         reader.limit("frames", frames.into(), MAX_PACK_FRAMES as u64)?;
         reader.limit("chunks", chunks.into(), MAX_PACK_CHUNKS as u64)?;
         let this = Self {

@@ -185,20 +185,9 @@ impl<B: AsRef<[u8]>> Plan<B> {
     pub fn open(bytes: B) -> Result<Self, FormatError> {
         let file = bytes.as_ref();
         let mut reader = Reader::new(WHAT, file);
-        if reader.take(8)? != MAGIC {
-            return Err(reader.error(Problem::Magic));
-        }
-        let found = reader.u16()?;
-        if found > VERSION {
-            let known = VERSION;
-            return Err(reader.error(Problem::Newer { found, known }));
-        }
-        reader.rule(found == VERSION, "no such version")?;
-        let padding: [u8; 6] = reader.array()?;
-        let features = reader.u64()?;
-        if features != 0 {
-            return Err(reader.error(Problem::Features(features)));
-        }
+        reader.start(MAGIC, VERSION)?;
+        reader.zeros::<6>()?;
+        reader.no_features()?;
         let disk_bytes = reader.u64()?;
         reader.limit("disk bytes", disk_bytes, MAX_FILE_BYTES)?;
         reader.rule(
@@ -215,9 +204,7 @@ impl<B: AsRef<[u8]>> Plan<B> {
         let synthesised = reader.u64()?;
         reader.limit("synthesised bytes", synthesised, file.len() as u64)?;
         let template = TemplateId::from_bytes(reader.array()?);
-        let reserved: [u8; 32] = reader.array()?;
-        let zeros = padding == [0; 6] && reserved == [0; 32];
-        reader.rule(zeros, "padding is not zero")?;
+        reader.zeros::<32>()?;
         let this = Self {
             template,
             disk_bytes,

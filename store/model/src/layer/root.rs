@@ -156,26 +156,14 @@ impl LayerRoot {
 }
 
 fn read_header(reader: &mut Reader<'_>) -> Result<Chunker, FormatError> {
-    if reader.take(8)? != MAGIC {
-        return Err(reader.error(Problem::Magic));
-    }
-    let found = reader.u16()?;
-    if found > VERSION {
-        let known = VERSION;
-        return Err(reader.error(Problem::Newer { found, known }));
-    }
-    reader.rule(found == VERSION, "no such version")?;
+    reader.start(MAGIC, VERSION)?;
     let kind = reader.u8()?;
     reader.rule(kind == KIND_TREE, "no such kind of layer")?;
     let chunker = Chunker::from_tag(reader.u8()?);
     let chunker = chunker.ok_or_else(|| reader.error(Problem::Rule("no such chunker")))?;
-    let padding = reader.u32()?;
-    reader.rule(padding == 0, "padding is not zero")?;
-    let features = reader.u64()?;
-    match features {
-        0 => Ok(chunker),
-        _ => Err(reader.error(Problem::Features(features))),
-    }
+    reader.zeros::<4>()?;
+    reader.no_features()?;
+    Ok(chunker)
 }
 
 fn put_root_entry(out: &mut Vec<u8>, root: Option<&RootEntry>) {

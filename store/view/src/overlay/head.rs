@@ -35,19 +35,9 @@ impl Head {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new("overlay", bytes);
-        if reader.take(8)? != MAGIC {
-            return Err(reader.error(Problem::Magic));
-        }
-        let found = reader.u16()?;
-        if found > VERSION {
-            let known = VERSION;
-            return Err(reader.error(Problem::Newer { found, known }));
-        }
-        let _padding: [u8; 6] = reader.array()?;
-        let features = reader.u64()?;
-        if features != 0 {
-            return Err(reader.error(Problem::Features(features)));
-        }
+        reader.start(MAGIC, VERSION)?;
+        reader.zeros::<6>()?;
+        reader.no_features()?;
         let disk_bytes = reader.u64()?;
         let plan = PlanId::from_bytes(reader.array()?);
         let checksum: [u8; ID_LEN] = reader.array()?;
