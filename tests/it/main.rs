@@ -12,6 +12,7 @@ mod boot;
 mod compose;
 mod export;
 mod kill;
+mod merge;
 mod nbd;
 mod oracle;
 mod registry;

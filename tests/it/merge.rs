@@ -1,0 +1,239 @@
+//! Applications made apart from each other, on one base and then on a newer one: as trees, and in a virtual machine.
+
+mod guest;
+mod tree;
+
+use std::fs;
+use std::os::unix::fs::lchown;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use harness::{App, Input, LoopMount, Shale, need_root, run, tool};
+
+use crate::export::check_file_system;
+
+use guest::boot;
+use tree::{check_together, inside};
+
+/// The base, and the applications that were installed on it apart from each other.
+struct Inputs {
+    base: Input,
+    nginx: Input,
+    postgresql: Input,
+}
+
+impl Inputs {
+    fn new() -> Result<Self> {
+        need_root()?;
+        Ok(Self {
+            base: Input::base()?,
+            nginx: Input::with_app(App::Nginx)?,
+            postgresql: Input::with_app(App::Postgresql)?,
+        })
+    }
+
+    /// Pushes all, and makes `test/web` of them; each application is pushed without knowing of the other.
+    fn push(&self, shale: &Shale) -> Result<()> {
+        run(shale
+            .command()
+            .arg("push")
+            .arg(self.base.tree())
+            .arg("test/base"))?;
+        for (input, name) in [
+            (&self.nginx, "test/nginx"),
+            (&self.postgresql, "test/postgresql"),
+        ] {
+            let mut push = shale.command();
+            push.args(["push", "--base", "test/base"])
+                .arg(input.tree())
+                .arg(name);
+            run(&mut push)?;
+        }
+        let create = [
+            "template",
+            "create",
+            "test/web",
+            "test/base+test/nginx+test/postgresql",
+        ];
+        run(shale.command().args(create)).map(drop)
+    }
+
+    /// Pushes a base with updates, kept at `tree`, and puts the applications of `test/web` on it as
+    /// `test/web:2`; what the command said.
+    fn rebase(&self, shale: &Shale, tree: &Path) -> Result<String> {
+        run(tool("cp")?
+            .args(["-a", "--reflink=auto"])
+            .arg(self.base.tree())
+            .arg(tree))?;
+        update(tree)?;
+        run(shale.command().arg("push").arg(tree).arg("test/base:2"))?;
+        let rebase = [
+            "template",
+            "rebase",
+            "test/web",
+            "--onto",
+            "test/base:2",
+            "--as",
+            "test/web:2",
+        ];
+        let output = shale.command().args(rebase).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{}: {said}", output.status);
+        Ok(said)
+    }
+}
+
+/// What an upgrade of the base does to its tree: files replaced, added and removed, a package's version, and a
+/// user with the numbers that PostgreSQL's package took on the old base.
+fn update(tree: &Path) -> Result<()> {
+    fs::write(tree.join("etc/debian_version"), "12.99\n")?;
+    fs::write(tree.join("usr/share/new-in-base"), "new")?;
+    fs::remove_file(tree.join("usr/share/doc/bash/copyright"))?;
+    for (file, line) in [
+        (
+            "etc/passwd",
+            "newcomer:x:102:108::/var/lib/newcomer:/usr/sbin/nologin\n",
+        ),
+        ("etc/group", "newcomer:x:108:\n"),
+        ("etc/shadow", "newcomer:!:19000::::::\n"),
+        ("etc/gshadow", "newcomer:!::\n"),
+    ] {
+        let text = fs::read_to_string(tree.join(file))?;
+        fs::write(tree.join(file), text + line)?;
+    }
+    let home = tree.join("var/lib/newcomer");
+    fs::create_dir(&home)?;
+    fs::write(home.join("state"), "of the newcomer")?;
+    for path in [home.join("state"), home] {
+        lchown(path, Some(102), Some(108))?;
+    }
+    let status = tree.join("var/lib/dpkg/status");
+    let text = fs::read_to_string(&status)?;
+    let (before, bash) = text
+        .split_once("Package: bash\n")
+        .context("bash is installed")?;
+    let bash = bash.replacen("\nVersion: ", "\nVersion: 9:", 1);
+    Ok(fs::write(
+        &status,
+        format!("{before}Package: bash\n{bash}"),
+    )?)
+}
+
+/// Exports `reference`, checks it, and mounts it.
+fn export(shale: &Shale, reference: &str) -> Result<LoopMount> {
+    let disk = shale.home().join("disk.raw");
+    run(shale.command().args(["export", reference]).arg(&disk))?;
+    check_file_system(&disk)?;
+    let mount = LoopMount::new(&disk, "ro")?;
+    // The loop device keeps it.
+    fs::remove_file(disk)?;
+    Ok(mount)
+}
+
+#[test]
+fn privileged_applications_made_apart_live_together_and_move_to_a_base_with_updates() -> Result<()>
+{
+    let inputs = Inputs::new()?;
+    let shale = Shale::new()?;
+    inputs.push(&shale)?;
+    let mount = export(&shale, "test/web")?;
+    check_together(&mount.path(), &inputs.base.tree(), &inputs)?;
+    mount.unmount()?;
+
+    let work = tempfile::tempdir_in("/var/tmp")?;
+    let updated = work.path().join("base");
+    let said = inputs.rebase(&shale, &updated)?;
+    // The newcomer has the numbers that PostgreSQL had.
+    for kind in ["user", "group"] {
+        ensure!(
+            said.contains(&format!("{kind} postgres of layer")),
+            "not told: {said}"
+        );
+    }
+    let mount = export(&shale, "test/web:2")?;
+    let tree = mount.path();
+    check_together(&tree, &updated, &inputs)?;
+    ensure!(inside(&tree, &["id", "newcomer"])?.starts_with("uid=102(newcomer) gid=108(newcomer)"));
+    ensure!(fs::read_to_string(tree.join("etc/debian_version"))? == "12.99\n");
+    let version = inside(&tree, &["dpkg-query", "-W", "-f", "${Version}", "bash"])?;
+    ensure!(version.starts_with("9:"), "{version}");
+    mount.unmount()
+}
+
+#[test]
+fn privileged_boot_base_nginx_postgresql_in_one_vm() -> Result<()> {
+    let inputs = Inputs::new()?;
+    let shale = Shale::new()?;
+    inputs.push(&shale)?;
+    boot(&shale, &inputs, "test/web")?;
+    let work = tempfile::tempdir_in("/var/tmp")?;
+    inputs.rebase(&shale, &work.path().join("base"))?;
+    boot(&shale, &inputs, "test/web:2")
+}
+
+/// Pushes two layers onto a base that changed one file each in its own way.
+fn push_disagreeing(shale: &Shale) -> Result<()> {
+    let tree = shale.home().join("tree");
+    fs::create_dir_all(tree.join("etc"))?;
+    let push = |name: &str, base: Option<&str>, motd: &str| -> Result<()> {
+        fs::write(tree.join("etc/motd"), motd)?;
+        let mut command = shale.command();
+        command
+            .arg("push")
+            .args(base.map(|base| ["--base", base]).into_iter().flatten());
+        run(command.arg(&tree).arg(name)).map(drop)
+    };
+    push("test/base", None, "welcome")?;
+    push("test/one", Some("test/base"), "welcome to one")?;
+    push("test/two", Some("test/base"), "welcome to two")
+}
+
+/// The id of the layer on top of a template, as people see it.
+fn top_layer(shale: &Shale, reference: &str) -> Result<String> {
+    let shown = run(shale
+        .command()
+        .args(["template", "inspect", reference, "--format", "json"]))?;
+    let shown: serde_json::Value = serde_json::from_str(&shown)?;
+    let layers = shown["template"]["layers"].as_array().context("layers")?;
+    let id = layers
+        .last()
+        .and_then(|layer| layer["id"].as_str())
+        .context("an id")?;
+    Ok(id.to_owned())
+}
+
+#[test]
+fn a_real_conflict_is_named_and_nothing_is_made() -> Result<()> {
+    let shale = Shale::new()?;
+    push_disagreeing(&shale)?;
+    let create = [
+        "template",
+        "create",
+        "test/both",
+        "test/base+test/one+test/two",
+    ];
+    let output = shale.command().args(create).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    ensure!(said.contains("/etc/motd"), "{said}");
+    for app in ["test/one", "test/two"] {
+        let id = top_layer(&shale, app)?;
+        let digits = id.trim_start_matches("blake3:");
+        ensure!(said.contains(&digits[..8]), "{id} is not named: {said}");
+    }
+    let inspect = shale
+        .command()
+        .args(["template", "inspect", "test/both"])
+        .output()?;
+    assert_eq!(inspect.status.code(), Some(3), "nothing was made");
+
+    run(shale
+        .command()
+        .args(create)
+        .args(["--conflicts", "take-later"]))?;
+    let disk = shale.home().join("disk.raw");
+    run(shale.command().args(["export", "test/both"]).arg(&disk))?;
+    let motd = run(tool("debugfs")?.args(["-R", "cat /etc/motd"]).arg(&disk))?;
+    assert_eq!(motd, "welcome to two");
+    Ok(())
+}
