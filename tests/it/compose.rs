@@ -6,10 +6,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use harness::{LoopMount, Random, need_root, run, tool};
+use harness::{LoopMount, Random, Shale, need_root, run, tool, tree_differences};
 use shale_ingest::{Difference, DirSource, TarSource};
 use shale_model::{ComposeError, TreeLayer, compose};
 
+use crate::export::check_file_system;
 use crate::oracle::{
     Form, Generator, Seen, Unpacked, archive, collect, compare, composed, members, mounted, unpack,
     write_layer,
@@ -188,4 +189,56 @@ fn privileged_compose_equals_an_oci_unpack() -> Result<()> {
         })?;
     }
     generator.seen.assert_complete()
+}
+
+/// Stacks that go through the program and a kernel.
+const MOUNTED_CASES: usize = 4;
+
+#[test]
+fn privileged_a_pushed_stack_mounts_as_an_oci_unpack_left_it() -> Result<()> {
+    let work = Workplace::new()?;
+    let shale = Shale::new()?;
+    let mut random = Random::printed("stacks that are mounted");
+    let mut generator = Generator {
+        random: &mut random,
+        form: Form::Oci,
+        chunks: Default::default(),
+        seen: Seen::default(),
+    };
+    let mut whole = 0;
+    for number in 0.. {
+        if whole == MOUNTED_CASES {
+            break;
+        }
+        let stack = generator.stack()?;
+        work.case(number, |directory| {
+            let archived = write_archives(&stack, &mut generator, directory)?;
+            let tree = directory.join("tree");
+            empty_tree(&tree)?;
+            let name = |layer: usize| format!("test/stack-{number}:{layer}");
+            for (layer, members) in archived.members.iter().enumerate() {
+                let from = directory.join(layer.to_string());
+                if unpack(members, &from, &tree)? == Unpacked::NotDirectory {
+                    return Ok(());
+                }
+                let mut push = shale.command();
+                push.arg("push");
+                if let Some(below) = layer.checked_sub(1) {
+                    push.args(["--base", &name(below)]);
+                }
+                run(push.arg(&tree).arg(name(layer)))?;
+            }
+            let disk = directory.join("disk.raw");
+            let top = name(archived.members.len() - 1);
+            run(shale.command().args(["export", &top]).arg(&disk))?;
+            check_file_system(&disk)?;
+            let mount = LoopMount::new(&disk, "ro")?;
+            let mut differences = tree_differences(&tree, &mount.path())?;
+            differences.retain(|difference| !difference.contains("lost+found"));
+            ensure!(differences.is_empty(), "{differences:#?}");
+            whole += 1;
+            mount.unmount()
+        })?;
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::lchown;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::{App, Input, LoopMount, Shale, need_root, run, tool};
+use harness::{App, Input, LoopMount, Shale, compare_trees, need_root, run, tool};
 
 use crate::export::check_file_system;
 
@@ -138,6 +138,14 @@ fn privileged_applications_made_apart_live_together_and_move_to_a_base_with_upda
     inputs.push(&shale)?;
     let mount = export(&shale, "test/web")?;
     check_together(&mount.path(), &inputs.base.tree(), &inputs)?;
+    for (app, path) in [
+        (&inputs.nginx, "etc/nginx"),
+        (&inputs.nginx, "usr/share/nginx"),
+        (&inputs.postgresql, "usr/lib/postgresql"),
+        (&inputs.postgresql, "var/lib/postgresql"),
+    ] {
+        compare_trees(&app.tree().join(path), &mount.path().join(path))?;
+    }
     mount.unmount()?;
 
     let work = tempfile::tempdir_in("/var/tmp")?;
@@ -153,6 +161,8 @@ fn privileged_applications_made_apart_live_together_and_move_to_a_base_with_upda
     let mount = export(&shale, "test/web:2")?;
     let tree = mount.path();
     check_together(&tree, &updated, &inputs)?;
+    let old = check_together(&tree, &inputs.base.tree(), &inputs);
+    ensure!(old.is_err(), "the check does not see the updates");
     ensure!(inside(&tree, &["id", "newcomer"])?.starts_with("uid=102(newcomer) gid=108(newcomer)"));
     ensure!(fs::read_to_string(tree.join("etc/debian_version"))? == "12.99\n");
     let version = inside(&tree, &["dpkg-query", "-W", "-f", "${Version}", "bash"])?;

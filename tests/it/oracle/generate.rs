@@ -185,7 +185,9 @@ impl Generator<'_> {
             let path = dir.path.clone();
             dir.entries.retain(|entry| {
                 let holds = || path.join(&entry.name).is_ok_and(|p| holding.contains(&p));
-                entry.kind != Kind::Directory || !holds() || !self.chance(15)
+                let kept = entry.kind != Kind::Directory || !holds() || !self.chance(15);
+                self.seen.count("undescribed directory", usize::from(!kept));
+                kept
             });
         }
         dirs.retain(|dir| !dir.entries.is_empty());
