@@ -111,9 +111,14 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_number_and_its_start() {
-        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let process = ProcessId::of(child.id()).unwrap();
         assert!(process.runs());
+        // The program's arguments appear a moment after the process.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !process.has_argument(b"1000") && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         assert!(process.has_argument(b"1000"));
         assert!(!process.has_argument(b"100"));
         assert!(!process.wait(Duration::from_millis(1)));
@@ -128,5 +133,7 @@ mod tests {
         assert!(!process.runs());
         assert!(process.kill(Duration::ZERO));
         assert_eq!(ProcessId::of(child.id()), None);
+        // Its end was taken note of already.
+        assert!(child.wait().is_err());
     }
 }

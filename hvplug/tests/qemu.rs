@@ -1,4 +1,5 @@
 //! The driver on the real QEMU, with a machine that finds nothing to boot.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::path::Path;
@@ -64,6 +65,19 @@ fn a_machine_is_started_found_paused_and_ended() {
         vm.1.process.pid.to_string(),
         "it leads a session of its own"
     );
+
+    // A second one on the same disk would destroy it.
+    let before = fs::read(&machine.files.pid).unwrap();
+    let twice = Machine {
+        files: VmFiles {
+            control: dir.path().join("other-control"),
+            console: dir.path().join("other-console"),
+            ..machine.files.clone()
+        },
+        ..machine.clone()
+    };
+    assert!(matches!(qemu.start(&twice), Err(DriverError::Start { .. })));
+    assert_eq!(fs::read(&machine.files.pid).unwrap(), before);
 
     qemu.pause(&vm.1).unwrap();
     assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Paused("paused".into()));

@@ -218,7 +218,8 @@ fn wait_until_ready(mut child: Child, files: &VmFiles, log_start: u64) -> Driver
 
 /// The process, once it has written its number and its guest runs.
 fn ready(pid: u32, files: &VmFiles) -> DriverResult<Option<ProcessId>> {
-    if !files.pid.exists() || !files.control.exists() {
+    let written = fs::read_to_string(&files.pid).unwrap_or_default();
+    if written.trim() != pid.to_string() || !files.control.exists() {
         return Ok(None);
     }
     let mut qmp = Qmp::connect(&files.control, ANSWER_WITHIN)?;
@@ -237,9 +238,10 @@ fn said(log: &Path, start: u64) -> String {
     String::from_utf8_lossy(end).trim().to_owned()
 }
 
-/// Files of a machine that has ended would be taken for those of the new one.
+/// Sockets of a machine that has ended would be taken for those of the new one. The pid file stays: QEMU
+/// holds a lock on it and refuses to start while another does.
 fn remove_stale(files: &VmFiles) -> DriverResult<()> {
-    for path in [&files.pid, &files.control, &files.console] {
+    for path in [&files.control, &files.console] {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(system("remove", path)(error));
