@@ -1,5 +1,6 @@
 //! What every command gets: the global options, and the parts wired together.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, fs};
@@ -8,18 +9,18 @@ use anyhow::Context as _;
 use clap::Args;
 use shale_client::{Settings, Trust};
 use shale_files::DirFiles;
-use shale_hostd::{Composer, HostDirs, Place, private_dir};
+use shale_hostd::{Composer, HostDirs, Place, private_dir, registry_url};
 use shale_model::{Platform, Reference, TemplateId, TemplateIndex};
 use shale_view::{Cache, CacheSettings, ChunkReader, Counters, RetrySettings};
 use shale_wire::Fingerprint;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, parse_bytes};
 use crate::progress::ProgressMode;
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// The repository to use: a directory, or the URL of a registry
     #[arg(long, global = true, env = "SHALE_REPOSITORY", value_name = "DIR|URL")]
@@ -83,7 +84,8 @@ impl Context {
                     of_user()
                 }
             };
-            given.clone().or_else(default).context("HOME is not set")
+            let dir = given.clone().or_else(default).context("HOME is not set")?;
+            anyhow::Ok(absolute(&dir))
         };
         let state = pick(
             &global.state,
@@ -108,10 +110,15 @@ impl Context {
 
     /// The repository that commands work on, unless a reference names a registry.
     pub(crate) fn place(&self) -> anyhow::Result<Place> {
-        match self.global.repository.as_deref() {
-            Some(url) if url.contains("://") => self.remote(url),
-            Some(path) => self.local(Path::new(path)),
-            None => self.local(&self.dirs.repository()),
+        self.places().open(&self.address())
+    }
+
+    /// Where the repository is that commands work on: a directory or the URL of a registry.
+    pub(crate) fn address(&self) -> String {
+        match &self.global.repository {
+            Some(url) if is_url(url) => url.clone(),
+            Some(path) => absolute(Path::new(path)).to_string_lossy().into_owned(),
+            None => self.dirs.repository().to_string_lossy().into_owned(),
         }
     }
 
@@ -124,8 +131,88 @@ impl Context {
             return Err(Failure::new(Exit::Usage, text).into());
         }
         match registry {
-            Some(registry) => self.remote(&registry),
+            Some(registry) => self.places().open(&registry_url(&registry)),
             None => self.place(),
+        }
+    }
+
+    /// What opens places, also when this context is gone.
+    pub(crate) fn places(&self) -> Places {
+        Places {
+            global: self.global.clone(),
+            dirs: self.dirs.clone(),
+            runtime: self.runtime.handle().clone(),
+        }
+    }
+
+    /// The options that give another `shale` the same directories and repository.
+    pub(crate) fn as_arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |option: &str, value: &OsStr| {
+            arguments.push(option.into());
+            arguments.push(value.into());
+        };
+        add("--state", self.dirs.state.as_os_str());
+        add("--cache", self.dirs.cache.as_os_str());
+        add("--cache-size", self.global.cache_size.to_string().as_ref());
+        add("--repository", self.address().as_ref());
+        if let Some(path) = &self.global.token_file {
+            add("--token-file", absolute(path).as_os_str());
+        }
+        if let Some(fingerprint) = self.global.fingerprint {
+            add("--fingerprint", fingerprint.to_string().as_ref());
+        }
+        arguments
+    }
+
+    /// The chunk cache, which no other process may use.
+    pub(crate) fn cache(&self) -> anyhow::Result<Arc<Cache>> {
+        for dir in [self.dirs.plans(), self.dirs.chunks()] {
+            private_dir(&dir).with_context(|| format!("make `{}`", dir.display()))?;
+        }
+        let files = Arc::new(DirFiles::open(&self.dirs.chunks())?);
+        let settings = CacheSettings {
+            cap_bytes: self.global.cache_size,
+        };
+        Ok(Arc::new(Cache::open(files, settings)?))
+    }
+
+    /// A host on `place`: cache, reader and composer.
+    pub(crate) fn host(&self, place: Place) -> anyhow::Result<Host> {
+        let cache = self.cache()?;
+        let counters = Arc::new(Counters::default());
+        let retry = RetrySettings::default();
+        let handle = self.runtime.handle().clone();
+        let reader = ChunkReader::new(
+            place.fetch(),
+            cache,
+            counters.clone(),
+            retry,
+            handle.clone(),
+        );
+        let composer = Composer::new(place.catalog(), reader.clone(), handle, self.dirs.plans());
+        Ok(Host {
+            place,
+            reader,
+            composer,
+            counters,
+        })
+    }
+}
+
+/// What opens places.
+pub(crate) struct Places {
+    global: Global,
+    dirs: HostDirs,
+    runtime: Handle,
+}
+
+impl Places {
+    /// The place at an address: a directory or the URL of a registry.
+    pub(crate) fn open(&self, address: &str) -> anyhow::Result<Place> {
+        match is_url(address) {
+            true => self.remote(address),
+            false => self.local(Path::new(address)),
         }
     }
 
@@ -148,41 +235,18 @@ impl Context {
         }
         let spool = self.dirs.spool();
         private_dir(&spool).with_context(|| format!("make `{}`", spool.display()))?;
-        Ok(Place::remote(
-            settings,
-            self.runtime.handle().clone(),
-            spool,
-        )?)
+        Ok(Place::remote(settings, self.runtime.clone(), spool)?)
     }
+}
 
-    /// A host on `place`: cache, reader and composer.
-    pub(crate) fn host(&self, place: Place) -> anyhow::Result<Host> {
-        for dir in [self.dirs.plans(), self.dirs.chunks()] {
-            private_dir(&dir).with_context(|| format!("make `{}`", dir.display()))?;
-        }
-        let files = Arc::new(DirFiles::open(&self.dirs.chunks())?);
-        let settings = CacheSettings {
-            cap_bytes: self.global.cache_size,
-        };
-        let cache = Arc::new(Cache::open(files, settings)?);
-        let counters = Arc::new(Counters::default());
-        let retry = RetrySettings::default();
-        let handle = self.runtime.handle().clone();
-        let reader = ChunkReader::new(
-            place.fetch(),
-            cache,
-            counters.clone(),
-            retry,
-            handle.clone(),
-        );
-        let composer = Composer::new(place.catalog(), reader.clone(), handle, self.dirs.plans());
-        Ok(Host {
-            place,
-            reader,
-            composer,
-            counters,
-        })
-    }
+fn is_url(address: &str) -> bool {
+    address.contains("://")
+}
+
+/// The path from the root: for processes with another working directory.
+fn absolute(path: &Path) -> PathBuf {
+    // It fails for the empty path only, or where the working directory is gone.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A host's parts.

@@ -1,17 +1,19 @@
 //! A template becomes a plan file: fetch its layers, merge, fold, lay out, keep.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use shale_files::{DirFiles, FileError, FilePath, Files, put_durably, read_file};
+use shale_image::identity::IdentityError;
 use shale_image::merge::{
     self, ChunkBytes, Conflict, MergeError, MergeNote, NamedLayer, StackLayer,
 };
 use shale_image::{Layout, LayoutError, lay_out};
 use shale_model::{
-    Catalog, ChunkId, FormatError, LayerDecoder, LayerId, LayerRoot, PlanId, SeamError, Template,
-    TemplateId, Tree, TreeLayer, compose,
+    Catalog, ChunkId, FormatError, LayerDecoder, LayerId, LayerRoot, PlanId, PlanParts, SeamError,
+    Template, TemplateId, Tree, TreeLayer, compose,
 };
 use shale_view::{ChunkReader, PlanFile, PlanFileError, ReadError, open_plan};
 use tokio::runtime::Handle;
@@ -75,6 +77,12 @@ pub enum ComposeError {
     /// Its layers do not fit on each other.
     #[error(transparent)]
     Compose(#[from] shale_model::ComposeError),
+    /// An instance cannot get its identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// There is no memory for a plan.
+    #[error("take memory for a plan")]
+    Memory(#[source] io::Error),
     /// Its tree does not fit on a disk.
     #[error("lay out template {id}")]
     Layout {
@@ -147,14 +155,7 @@ impl Composer {
         template: Template,
         composed: &Composed,
     ) -> Result<Image, ComposeError> {
-        let layout = Layout {
-            template: id,
-            filesystem: template.machine.filesystem,
-            disk_bytes: template.machine.disk_bytes,
-            uuid: uuid_of(id),
-        };
-        let parts = lay_out(&composed.tree, &layout, &composed.synthetic);
-        let parts = parts.map_err(|source| ComposeError::Layout { id, source })?;
+        let parts = self.lay_out(id, &template, template.machine.disk_bytes, composed)?;
         let (plan_id, bytes) = parts.encode();
         let files = self.plan_files(id)?;
         let kept = keep_plan(&files, id, plan_id, &bytes);
@@ -168,12 +169,42 @@ impl Composer {
         })
     }
 
+    /// Lays out a tree on a disk of `disk_bytes`, with the template's file system.
+    pub(crate) fn lay_out(
+        &self,
+        id: TemplateId,
+        template: &Template,
+        disk_bytes: u64,
+        composed: &Composed,
+    ) -> Result<PlanParts, ComposeError> {
+        let layout = Layout {
+            template: id,
+            filesystem: template.machine.filesystem,
+            disk_bytes,
+            uuid: uuid_of(id),
+        };
+        let parts = lay_out(&composed.tree, &layout, &composed.synthetic);
+        parts.map_err(|source| ComposeError::Layout { id, source })
+    }
+
     fn plan_files(&self, id: TemplateId) -> Result<DirFiles, ComposeError> {
         DirFiles::open(&self.plans).map_err(|source| ComposeError::Keep { id, source })
     }
 
     /// Merges and folds the layers of a template, which need not be stored yet.
     pub fn compose(&self, template: &Template) -> Result<Composed, ComposeError> {
+        self.compose_with(template, |_, _| {
+            Ok((TreeLayer::default(), ChunkBytes::new()))
+        })
+    }
+
+    /// As [`Composer::compose`], with one more layer on top, which `top` makes from the tree and the
+    /// bytes of its chunks that merging made.
+    pub(crate) fn compose_with(
+        &self,
+        template: &Template,
+        top: impl FnOnce(&Tree, &ChunkBytes) -> Result<(TreeLayer, ChunkBytes), ComposeError>,
+    ) -> Result<Composed, ComposeError> {
         let layers = self.layers(template)?;
         let named = |id: &LayerId| NamedLayer {
             id: *id,
@@ -188,8 +219,13 @@ impl Composer {
             })
             .collect();
         let bytes = self.bytes_of(&merge::need(&stack), &layers)?;
-        let merged = merge::merge(&stack, &bytes)?;
-        let tree = compose(merged.trees())?;
+        let mut merged = merge::merge(&stack, &bytes)?;
+        let mut tree = compose(merged.trees())?;
+        let (top, bytes) = top(&tree, &merged.synthetic)?;
+        if top != TreeLayer::default() {
+            tree = compose(merged.trees().chain([&top]))?;
+            merged.synthetic.extend(bytes);
+        }
         Ok(Composed {
             tree,
             synthetic: merged.synthetic,
@@ -220,7 +256,15 @@ impl Composer {
         let mut missing: HashSet<ChunkId> = ids.iter().copied().collect();
         let all = layers.values().flat_map(TreeLayer::chunks);
         let wanted: Vec<_> = all.filter(|(id, _)| missing.remove(id)).collect();
-        let bytes = self.runtime.block_on(self.reader.chunks(&wanted))?;
+        self.read_chunks(&wanted)
+    }
+
+    /// The bytes of chunks of these lengths.
+    pub(crate) fn read_chunks(
+        &self,
+        wanted: &[(ChunkId, u32)],
+    ) -> Result<ChunkBytes, ComposeError> {
+        let bytes = self.runtime.block_on(self.reader.chunks(wanted))?;
         Ok(wanted.iter().map(|(id, _)| *id).zip(bytes).collect())
     }
 

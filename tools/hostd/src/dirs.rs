@@ -4,9 +4,16 @@
 //! <state>/repository/         the local repository, unless another is named
 //! <state>/plans/<id>.plan     plans, immutable
 //! <state>/plans/<template>    the plan that this version made of a template: its id in hex
+//! <state>/instances/<name>/   a virtual machine: see `host/instance.rs`
+//! <state>/ssh/id_ed25519      the key that logs in to machines that were given no other
+//! <state>/host.log            what a service in the background said
 //! <cache>/chunks/             the chunk cache
 //! <cache>/spool/              packs that wait for their upload
+//! <run>/host.sock             the host service
+//! <run>/<name>/               sockets of a virtual machine
 //! ```
+//! `<run>` is `/run/shale` for the system's own state directory and `<state>/run` for any other, so that no
+//! two states share a socket.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -38,6 +45,34 @@ impl HostDirs {
     /// Packs on their way to a registry.
     pub fn spool(&self) -> PathBuf {
         self.cache.join("spool")
+    }
+
+    /// Virtual machines.
+    pub fn instances(&self) -> PathBuf {
+        self.state.join("instances")
+    }
+
+    /// The private key that logs in to machines that were given no other.
+    pub fn ssh_key(&self) -> PathBuf {
+        self.state.join("ssh/id_ed25519")
+    }
+
+    /// What a service in the background says.
+    pub fn host_log(&self) -> PathBuf {
+        self.state.join("host.log")
+    }
+
+    /// Sockets.
+    pub fn run(&self) -> PathBuf {
+        match self.state == Path::new("/var/lib/shale") {
+            true => PathBuf::from("/run/shale"),
+            false => self.state.join("run"),
+        }
+    }
+
+    /// The host service's socket.
+    pub fn host_socket(&self) -> PathBuf {
+        self.run().join("host.sock")
     }
 
     /// The chunk cache.

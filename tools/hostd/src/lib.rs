@@ -1,14 +1,39 @@
 //! The host: where its content comes from, the images that it composes, and what it serves from them.
 //!
-//! [`Place`] is a repository on this machine; [`Composer`] turns a template of it into a plan file; a
-//! [`shale_view::View`] of that plan is what the faces show. Nothing here prints or reads the
-//! environment: the command line does.
+//! [`Place`] is a repository on this machine or elsewhere; [`Composer`] turns a template of it into a plan
+//! file; a [`shale_view::View`] of that plan is what the faces show. [`Host`] is the service that makes
+//! instances of templates and keeps them running; [`serve_control`] and [`HostClient`] are the two ends of its
+//! socket. Nothing here prints or reads the environment: the command line does.
 
+pub mod api;
+
+mod client;
 mod compose;
+mod console;
+mod control;
 mod dirs;
+mod error;
+mod guest_files;
+mod host;
+mod identity;
+mod keys;
+mod name;
 mod place;
+mod record;
+mod seed;
+mod served;
+mod source;
 
+pub use client::{CallError, HostClient};
 pub use compose::{ComposeError, Composed, Composer, Image};
+pub use control::serve_control;
 pub use dirs::{HostDirs, boot_id, private_dir};
+pub use error::{HostError, HostResult, PlaceFailure};
+pub use guest_files::GuestFileError;
+pub use host::{Host, HostParts};
+pub use keys::SshKey;
+pub use name::InstanceName;
 pub use place::{Place, PlaceError};
+pub use seed::SeedError;
 pub use shale_image::merge::{Conflict, IdKind, MergeNote};
+pub use source::{OpenPlace, registry_url};

@@ -3,12 +3,14 @@
 mod completion;
 mod doctor;
 mod export;
+mod host;
 mod layer;
 mod nbd;
 mod push;
 mod server;
 mod template;
 mod token;
+mod vm;
 
 use clap::Subcommand;
 
@@ -28,6 +30,14 @@ pub(crate) enum Command {
     Server(server::Server),
     #[command(subcommand)]
     Token(token::Token),
+    #[command(subcommand)]
+    Vm(vm::Vm),
+    #[command(subcommand)]
+    Host(host::HostCommand),
+    /// Deploy a template as a virtual machine: short for `vm deploy`
+    Deploy(Box<vm::Deploy>),
+    /// List virtual machines: short for `vm ls`
+    Ps(vm::Ls),
     Doctor(doctor::Doctor),
     Completion(completion::Completion),
 }
@@ -42,6 +52,10 @@ impl Command {
             Command::Template(template) => template.run(context),
             Command::Server(server) => server.run(context),
             Command::Token(token) => token.run(context),
+            Command::Vm(vm) => vm.run(context),
+            Command::Host(host) => host.run(context),
+            Command::Deploy(deploy) => deploy.run(context),
+            Command::Ps(ls) => ls.run(context),
             Command::Doctor(doctor) => doctor.run(context),
             Command::Completion(completion) => {
                 completion.run();

@@ -1,0 +1,247 @@
+//! `shale host`: the service that owns this host's cache, overlays and virtual machines.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use shale_hostd::api::{Failure as HostFailure, FailureKind, Outcome, Request, Stage};
+use shale_hostd::{CallError, Host, HostClient, HostParts, private_dir, serve_control};
+use shale_hvplug::{Driver, Qemu};
+use shale_nbd::listen_unix;
+use shale_view::Counters;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::note;
+
+/// How long a service in the background may take until it answers: it opens the cache and finds the
+/// machines that run.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often a starting service is asked.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Bytes of the service's log that an error shows.
+const SAID_BYTES: usize = 1000;
+
+/// The service of this host
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostCommand {
+    Run(Run),
+    Stop(StopService),
+}
+
+impl HostCommand {
+    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            HostCommand::Run(run) => run.run(context),
+            HostCommand::Stop(stop) => stop.run(context),
+        }
+    }
+}
+
+/// Run the service that virtual machines of this host are made and served by
+///
+/// `shale vm deploy` starts it in the background where it does not run. It ends on SIGINT or SIGTERM.
+/// Machines run on without it, their disks waiting, and are taken over by the next one, however it
+/// ended.
+///
+/// Examples:
+///   shale host run
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Run {
+    /// Leave the terminal's session
+    #[arg(long, hide = true)]
+    background: bool,
+}
+
+impl Run {
+    fn run(self, context: &Context) -> anyhow::Result<()> {
+        if self.background {
+            // A session of its own: the end of a terminal does not reach it.
+            nix::unistd::setsid().context("begin a session")?;
+        }
+        let driver = Arc::new(Qemu::new());
+        let missing = driver.capabilities().missing;
+        if let Some(missing) = missing {
+            return Err(Failure::new(Exit::Failure, missing).into());
+        }
+        let places = context.places();
+        let handle = context.runtime.handle().clone();
+        let host = Host::open(HostParts {
+            dirs: context.dirs.clone(),
+            driver,
+            open_place: Box::new(move |address| Ok(places.open(address)?)),
+            cache: context.cache()?,
+            counters: Arc::new(Counters::default()),
+            clock: SystemTime::now,
+            runtime: handle,
+        })?;
+        let socket = context.dirs.host_socket();
+        let uid = nix::unistd::geteuid().as_raw();
+        context.runtime.block_on(async {
+            let listener = listen_unix(&socket)?;
+            let mut terminate = signal(SignalKind::terminate()).context("watch signals")?;
+            note!("serving on {}", socket.display());
+            let control = tokio::spawn({
+                let host = host.clone();
+                async move { serve_control(host.clone(), listener, uid, host.ended()).await }
+            });
+            host.run(async move {
+                tokio::select! {
+                    _ = tokio::signal::ctrl_c() => {}
+                    _ = terminate.recv() => {}
+                }
+            })
+            .await;
+            // Nobody is accepted any more.
+            let _ = control.await;
+            anyhow::Ok(())
+        })?;
+        // Best effort: a socket that stays is replaced by the next start.
+        let _ = fs::remove_file(&socket);
+        Ok(())
+    }
+}
+
+/// End the service; virtual machines run on, their disks waiting for the next one
+#[derive(Debug, Args)]
+pub(crate) struct StopService {}
+
+impl StopService {
+    fn run(self, context: &Context) -> anyhow::Result<()> {
+        let socket = context.dirs.host_socket();
+        let client = match HostClient::connect(&socket) {
+            Ok(client) => client,
+            Err(CallError::NoService(_)) => return Ok(()),
+            Err(error) => return Err(failure(error)),
+        };
+        client.call(Request::End, |_, _| {}).map_err(failure)?;
+        let deadline = Instant::now() + READY_WITHIN;
+        while HostClient::connect(&socket).is_ok() {
+            if Instant::now() > deadline {
+                let text = "the host service does not end";
+                return Err(Failure::new(Exit::Unavailable, text).into());
+            }
+            sleep(POLL);
+        }
+        Ok(())
+    }
+}
+
+/// Asks the service of this host, which is started in the background where it does not run: it alone
+/// knows which machines run.
+pub(crate) fn call(
+    context: &Context,
+    request: Request,
+    on_stage: impl FnMut(Stage, f64),
+) -> anyhow::Result<Outcome> {
+    let socket = context.dirs.host_socket();
+    let client = match HostClient::connect(&socket) {
+        Err(CallError::NoService(_)) => start(context)?,
+        connected => connected.map_err(failure)?,
+    };
+    client.call(request, on_stage).map_err(failure)
+}
+
+/// Starts the service in the background and waits until it answers.
+fn start(context: &Context) -> anyhow::Result<HostClient> {
+    let socket = context.dirs.host_socket();
+    let mut child = spawn(context)?;
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        if let Ok(client) = HostClient::connect(&socket) {
+            return Ok(client);
+        }
+        if let Some(status) = child.try_wait()? {
+            // Two commands may have started one each, of which one remains.
+            if let Ok(client) = HostClient::connect(&socket) {
+                return Ok(client);
+            }
+            let said = fs::read_to_string(context.dirs.host_log()).unwrap_or_default();
+            let start = said.floor_char_boundary(said.len().saturating_sub(SAID_BYTES));
+            let text = format!(
+                "the host service ended ({status}): {}",
+                said[start..].trim()
+            );
+            let exit = match status.code() {
+                Some(code) if code == Exit::Conflict as i32 => Exit::Conflict,
+                _ => Exit::Failure,
+            };
+            return Err(Failure::new(exit, text).into());
+        }
+        if Instant::now() > deadline {
+            let text = format!("the host service does not answer within {READY_WITHIN:?}");
+            let hint = format!("its log is {}", context.dirs.host_log().display());
+            return Err(Failure::new(Exit::Unavailable, text).hint(hint).into());
+        }
+        sleep(POLL);
+    }
+}
+
+fn spawn(context: &Context) -> anyhow::Result<Child> {
+    let state = &context.dirs.state;
+    private_dir(state).with_context(|| format!("make `{}`", state.display()))?;
+    let path = context.dirs.host_log();
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600);
+    let log: File = options
+        .open(&path)
+        .with_context(|| format!("open `{}`", path.display()))?;
+    let program = std::env::current_exe().context("find this program")?;
+    let mut command = Command::new(program);
+    command
+        .args(context.as_arguments())
+        .args(["host", "run", "--background"])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    command.spawn().context("start the host service")
+}
+
+/// An error of the service as one of this command.
+pub(crate) fn failure(error: CallError) -> anyhow::Error {
+    match error {
+        CallError::Failed(HostFailure {
+            kind,
+            message,
+            hint,
+        }) => {
+            let failure = Failure::new(exit_of(kind), message);
+            match hint {
+                Some(hint) => failure.hint(hint).into(),
+                None => failure.into(),
+            }
+        }
+        CallError::NoService(source) => {
+            let text = format!("the host service does not run ({source})");
+            let hint = "`shale vm deploy` and `shale vm start` start it";
+            Failure::new(Exit::Unavailable, text).hint(hint).into()
+        }
+        CallError::Gone(source) => {
+            let text = format!("the host service went away ({source})");
+            let hint = "the next command starts another, which finds the machines again";
+            Failure::new(Exit::Unavailable, text).hint(hint).into()
+        }
+    }
+}
+
+fn exit_of(kind: FailureKind) -> Exit {
+    match kind {
+        FailureKind::NotFound => Exit::NotFound,
+        FailureKind::Denied => Exit::Denied,
+        FailureKind::Conflict => Exit::Conflict,
+        FailureKind::Unavailable => Exit::Unavailable,
+        FailureKind::Integrity => Exit::Integrity,
+        FailureKind::Invalid => Exit::Usage,
+        FailureKind::NoSpace | FailureKind::Failed => Exit::Failure,
+    }
+}

@@ -1,0 +1,213 @@
+//! `shale vm`: virtual machines on this host.
+
+mod console;
+mod deploy;
+mod inspect;
+mod logs;
+mod ls;
+mod pause;
+mod rm;
+mod ssh;
+mod start;
+mod stop;
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use shale_hostd::api::{
+    Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, Wait,
+};
+
+use crate::commands::host::call;
+use crate::context::Context;
+use crate::output::{Row, bytes, note};
+
+pub(crate) use deploy::Deploy;
+pub(crate) use ls::Ls;
+
+/// Deploy and run virtual machines
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vm {
+    Deploy(Box<Deploy>),
+    Ls(Ls),
+    Inspect(inspect::Inspect),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Restart(stop::Restart),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
+    Console(console::Console),
+    Ssh(ssh::Ssh),
+    Logs(logs::Logs),
+    Rm(rm::Rm),
+}
+
+impl Vm {
+    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Vm::Deploy(deploy) => deploy.run(context),
+            Vm::Ls(ls) => ls.run(context),
+            Vm::Inspect(inspect) => inspect.run(context),
+            Vm::Start(start) => start.run(context),
+            Vm::Stop(stop) => stop.run(context),
+            Vm::Restart(restart) => restart.run(context),
+            Vm::Pause(pause) => pause.run(context),
+            Vm::Resume(resume) => resume.run(context),
+            Vm::Console(console) => console.run(context),
+            Vm::Ssh(ssh) => ssh.run(context),
+            Vm::Logs(logs) => logs.run(context),
+            Vm::Rm(rm) => rm.run(context),
+        }
+    }
+}
+
+/// What a start waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum WaitFor {
+    /// The login prompt on the serial console.
+    #[default]
+    Login,
+    /// Nothing: the machine runs, the guest may not yet.
+    None,
+}
+
+/// How a start waits.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Waiting {
+    /// What to wait for
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    wait: WaitFor,
+    /// Longest wait, in seconds; the machine runs on
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    timeout: u64,
+}
+
+impl Waiting {
+    fn wish(&self) -> Wait {
+        match self.wait {
+            WaitFor::None => Wait::None,
+            WaitFor::Login => Wait::Login {
+                limit_seconds: self.timeout,
+            },
+        }
+    }
+}
+
+/// One instance, asked of the service.
+fn inspect_one(context: &Context, name: &str) -> anyhow::Result<Instance> {
+    let name = name.to_owned();
+    match call(context, Request::Inspect { name }, |_, _| {})? {
+        Outcome::Instance(instance) => Ok(*instance),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The service answered something else than was asked: a bug.
+fn unexpected(outcome: &Outcome) -> anyhow::Error {
+    anyhow::anyhow!("the host service answered {outcome:?}")
+}
+
+/// Prints a stage on standard error.
+fn show_stage(context: &Context) -> impl FnMut(Stage, f64) + use<> {
+    let quiet = context.global.quiet;
+    move |stage, seconds| {
+        let text = match stage {
+            Stage::Compose => "composing the template",
+            Stage::Identity => "making its disk and identity",
+            Stage::Kernel => "reading its kernel",
+            Stage::Machine => "starting the machine",
+            Stage::Boot => "booting",
+            Stage::ShutDown => "shutting down",
+        };
+        if !quiet {
+            note!("{seconds:7.2} s  {text}");
+        }
+    }
+}
+
+/// Prints how a start went: the times for people, the instance for programs.
+fn show_started(context: &Context, outcome: Outcome) -> anyhow::Result<()> {
+    let Outcome::Started { instance, login } = outcome else {
+        return Err(unexpected(&outcome));
+    };
+    if let (Some(login), false) = (login, context.global.quiet) {
+        note!("{:7.2} s  login prompt", login.seconds);
+        let (waited, fetched) = (login.waited_seconds, bytes(login.fetched_bytes));
+        note!("           {waited:.2} s of it reads waited for {fetched}");
+    }
+    let shown = Shown {
+        instance: *instance,
+        login,
+    };
+    crate::output::print_one(&shown, context.global.format, context.global.quiet)
+}
+
+/// An instance with all that there is to say.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    instance: Instance,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login: Option<LoginTime>,
+}
+
+impl Row for Shown {
+    const COLUMNS: &'static [&'static str] = &[
+        "Name", "State", "Template", "Machine", "Disk", "Local", "SSH", "Ports", "Console", "Log",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let instance = &self.instance;
+        let machine = &instance.machine;
+        let disk = &instance.disk;
+        vec![
+            instance.name.clone(),
+            state(instance),
+            format!("{} {}", instance.reference, instance.template.short()),
+            format!(
+                "{} processors, {}",
+                machine.cpus,
+                bytes(machine.memory_bytes)
+            ),
+            format!(
+                "{}, {} written",
+                bytes(disk.bytes),
+                bytes(disk.written_bytes)
+            ),
+            local(disk),
+            format!("{}@127.0.0.1 port {}", instance.ssh.user, instance.ssh.port),
+            ports(instance),
+            instance.console.socket.display().to_string(),
+            instance.console.log.display().to_string(),
+        ]
+    }
+}
+
+fn state(instance: &Instance) -> String {
+    let state = match instance.state {
+        InstanceState::Deploying => "deploying",
+        InstanceState::Stopped => "stopped",
+        InstanceState::Running => "running",
+        InstanceState::Paused => "paused",
+        InstanceState::Silent => "silent",
+    };
+    match &instance.reason {
+        // A pause that somebody asked for has no other reason.
+        Some(reason) if reason != state => format!("{state} ({reason})"),
+        _ => state.to_owned(),
+    }
+}
+
+/// How much of an instance's content this host has.
+fn local(disk: &ShownDisk) -> String {
+    let share = match disk.content_bytes {
+        0 => 100,
+        all => u128::from(disk.local_bytes) * 100 / u128::from(all),
+    };
+    format!("{share}% of {}", bytes(disk.content_bytes))
+}
+
+fn ports(instance: &Instance) -> String {
+    let ports = instance.ports.iter();
+    let ports = ports.map(|port| format!("{}:{}", port.host, port.guest));
+    ports.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,372 @@
+//! What the command line and the host service say to each other.
+//!
+//! A client connects to the service's unix socket, which is its user's and root's alone, and sends one
+//! line of JSON: a [`Call`]. The service answers with lines of JSON, each an [`Answer`]: any number of
+//! stages, then one result or one failure, and closes. A client that leaves early does not end what it
+//! asked for.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use shale_hvplug::{Acceleration, Forward};
+use shale_model::{PlanId, TemplateId, Trouble};
+
+/// Version of everything in this file. Client and service are the same program, but a service may have
+/// been started by an older one.
+pub const API_VERSION: u32 = 1;
+
+/// Longest line that the service takes: some hundred authorized keys.
+pub const MAX_CALL_BYTES: u64 = 1 << 20;
+
+/// The one line of a client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Call {
+    /// [`API_VERSION`] of the client.
+    pub version: u32,
+    /// What it wants.
+    pub request: Request,
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Nothing: is anybody there?
+    Hello,
+    /// Make an instance and start it.
+    Deploy(Deploy),
+    /// All instances.
+    List,
+    /// One instance.
+    Inspect {
+        /// Its name.
+        name: String,
+    },
+    /// Start an instance that is stopped; one that runs is left alone.
+    Start {
+        /// Its name.
+        name: String,
+        /// What to wait for.
+        wait: Wait,
+    },
+    /// Stop an instance; one that is stopped is left alone.
+    Stop {
+        /// Its name.
+        name: String,
+        /// How long the guest may take to shut down.
+        timeout_seconds: u64,
+        /// What happens to a guest that does not.
+        then: IfStuck,
+    },
+    /// Stop the processors of an instance.
+    Pause {
+        /// Its name.
+        name: String,
+    },
+    /// Let the processors of an instance run again.
+    Resume {
+        /// Its name.
+        name: String,
+    },
+    /// Remove an instance with all that it wrote, running or not.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// End the service. Guests run on; their disks wait for the next service.
+    End,
+}
+
+/// An instance to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Deploy {
+    /// Its name, which is also its host name.
+    pub name: String,
+    /// The template's reference.
+    pub reference: String,
+    /// The repository that it is in, unless it names a registry: an absolute directory or a URL.
+    pub repository: String,
+    /// Who logs in, and how.
+    pub login: LoginWish,
+    /// Its machine.
+    pub machine: MachineWish,
+    /// Ports of this host that lead into the guest, besides the one for SSH.
+    pub ports: Vec<Forward>,
+    /// What to wait for.
+    pub wait: Wait,
+}
+
+/// Who logs in to an instance, and how.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LoginWish {
+    /// The user; by default the template's.
+    pub user: Option<String>,
+    /// Public keys, as lines of `authorized_keys`; without any, the service's own key.
+    pub authorized_keys: Vec<String>,
+    /// The private key that `ssh` is to use, if it would not find it by itself.
+    pub identity_file: Option<PathBuf>,
+}
+
+/// The machine of an instance; what is not said comes from the template.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct MachineWish {
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Processors; two by default.
+    pub cpus: Option<u32>,
+    /// Bytes of the disk; at least those of the template's.
+    pub disk_bytes: Option<u64>,
+    /// How the processors run.
+    pub acceleration: Acceleration,
+}
+
+/// What a start waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// The login prompt on the serial console, for at most this many seconds.
+    Login {
+        /// Seconds from the start of the machine.
+        limit_seconds: u64,
+    },
+    /// Nothing: the machine runs, the guest may not.
+    None,
+}
+
+/// What happens to a guest that does not shut down in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IfStuck {
+    /// It runs on, and stopping fails.
+    Fail,
+    /// The power is cut.
+    CutPower,
+}
+
+/// One line of the service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// A part of the work begins.
+    Stage {
+        /// Which.
+        stage: Stage,
+        /// Seconds since the request came.
+        seconds: f64,
+    },
+    /// It is done. The last line.
+    Done(Outcome),
+    /// It failed. The last line.
+    Failed(Failure),
+}
+
+/// The parts of a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The template becomes a plan.
+    Compose,
+    /// The instance gets its identity, on a disk of its size.
+    Identity,
+    /// Kernel and initial RAM disk are read from its disk.
+    Kernel,
+    /// The hypervisor starts.
+    Machine,
+    /// The guest boots.
+    Boot,
+    /// The guest shuts down.
+    ShutDown,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// There is nothing to say about it.
+    Nothing,
+    /// The instance, as it is now.
+    Instance(Box<Instance>),
+    /// All instances, in order of name.
+    Instances {
+        /// Those that there is something to say about.
+        instances: Vec<Instance>,
+        /// Those whose record cannot be read.
+        damaged: Vec<Damaged>,
+    },
+    /// The instance was started.
+    Started {
+        /// As it is now.
+        instance: Box<Instance>,
+        /// When its login prompt came, if that was waited for.
+        login: Option<LoginTime>,
+    },
+}
+
+/// An instance whose record cannot be read. It can be removed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Damaged {
+    /// Its name.
+    pub name: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// How long an instance took to its login prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LoginTime {
+    /// Seconds since the request.
+    pub seconds: f64,
+    /// Seconds of these in which reads of this host's guests waited for content.
+    pub waited_seconds: f64,
+    /// Bytes that were fetched in that time.
+    pub fetched_bytes: u64,
+}
+
+/// An instance as it is shown; its JSON is a stable interface.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub state: InstanceState,
+    /// Why, where there is a reason: a pause by an error, a damaged record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The template's reference at deployment.
+    pub reference: String,
+    /// The template.
+    pub template: TemplateId,
+    /// The plan that its disk is made from.
+    pub plan: PlanId,
+    /// When it was deployed, in seconds since 1970 (UTC).
+    pub created: u64,
+    /// Its machine.
+    pub machine: ShownMachine,
+    /// Ports of this host's loopback that lead into the guest, besides the one for SSH.
+    pub ports: Vec<Forward>,
+    /// How to log in.
+    pub ssh: Ssh,
+    /// Its disk.
+    pub disk: ShownDisk,
+    /// Its serial console: a unix socket while it runs, and a log.
+    pub console: Console,
+}
+
+/// What an instance does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceState {
+    /// It is being made.
+    Deploying,
+    /// It has no machine.
+    Stopped,
+    /// The guest's processors run.
+    Running,
+    /// The guest's processors stand still.
+    Paused,
+    /// The hypervisor is there and does not answer.
+    Silent,
+}
+
+/// The machine of an instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShownMachine {
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Processors.
+    pub cpus: u32,
+    /// How they run.
+    pub acceleration: Acceleration,
+    /// The hypervisor's process, while it runs.
+    pub pid: Option<u32>,
+}
+
+/// How to log in to an instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ssh {
+    /// The user.
+    pub user: String,
+    /// The port of 127.0.0.1 that leads to the guest's SSH server.
+    pub port: u16,
+    /// The private key to use; `None` for what `ssh` finds by itself.
+    pub identity_file: Option<PathBuf>,
+    /// A file with the guest's host key, under the name in `host_key_alias`.
+    pub known_hosts: PathBuf,
+    /// The name under which the host key is known.
+    pub host_key_alias: String,
+}
+
+/// The disk of an instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShownDisk {
+    /// Bytes that the guest sees.
+    pub bytes: u64,
+    /// Bytes on this host that the guest wrote, or that make it itself.
+    pub written_bytes: u64,
+    /// Bytes of the template's content.
+    pub content_bytes: u64,
+    /// Bytes of these that this host has.
+    pub local_bytes: u64,
+    /// Seconds that reads of this host's guests waited for content since the service started.
+    pub waited_seconds: f64,
+    /// Why a read waits now.
+    pub stall: Option<String>,
+}
+
+/// The serial console of an instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Console {
+    /// A unix socket that serves one client at a time, while the instance runs.
+    pub socket: PathBuf,
+    /// What the guest printed; older output is in the file with `.1` behind its name.
+    pub log: PathBuf,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// What failed and why.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// The kinds of failure: as [`Trouble`], on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The thing does not exist.
+    NotFound,
+    /// The caller may not do this.
+    Denied,
+    /// It exists already, or is in use.
+    Conflict,
+    /// No answer in time.
+    Unavailable,
+    /// Bytes are not what their id says.
+    Integrity,
+    /// The request breaks a rule or a limit.
+    Invalid,
+    /// The disk is full.
+    NoSpace,
+    /// Anything else.
+    Failed,
+}
+
+impl From<Trouble> for FailureKind {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::NotFound => Self::NotFound,
+            Trouble::Denied => Self::Denied,
+            Trouble::Conflict => Self::Conflict,
+            Trouble::Unavailable => Self::Unavailable,
+            Trouble::Integrity => Self::Integrity,
+            Trouble::Invalid => Self::Invalid,
+            Trouble::NoSpace => Self::NoSpace,
+            Trouble::Failed => Self::Failed,
+        }
+    }
+}

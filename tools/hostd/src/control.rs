@@ -1,0 +1,123 @@
+//! The service's unix socket.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+
+use crate::api::{API_VERSION, Answer, Call, Failure, FailureKind, MAX_CALL_BYTES};
+use crate::host::{Host, Progress};
+
+/// Clients at a time: a person has one, a script some. Others wait in the socket's queue.
+const MAX_CLIENTS: usize = 256;
+
+/// How long a client may take to say what it wants.
+const CALL_WITHIN: Duration = Duration::from_secs(10);
+
+/// Wait after a failed `accept`: without it, a process that is out of file descriptors would spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Serves clients of the host until `ended`.
+///
+/// Only clients of the user `uid`, who owns the service, and of root are listened to.
+pub async fn serve_control(
+    host: Arc<Host>,
+    listener: UnixListener,
+    uid: u32,
+    ended: impl Future<Output = ()>,
+) {
+    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let accept = async {
+        loop {
+            let Ok(place) = clients.clone().acquire_owned().await else {
+                return;
+            };
+            let Ok((stream, _)) = listener.accept().await else {
+                sleep(ACCEPT_RETRY).await;
+                continue;
+            };
+            let allowed = stream
+                .peer_cred()
+                .is_ok_and(|peer| [0, uid].contains(&peer.uid()));
+            let host = host.clone();
+            tokio::spawn(async move {
+                // A client that leaves early has nobody to be told.
+                let _ = serve_client(host, stream, allowed).await;
+                drop(place);
+            });
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = ended => {}
+    }
+}
+
+async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader).take(MAX_CALL_BYTES);
+    timeout(CALL_WITHIN, reader.read_until(b'\n', &mut line)).await??;
+    let call = match parse(&line, allowed) {
+        Ok(call) => call,
+        Err(failure) => return send(&mut writer, &Answer::Failed(failure)).await,
+    };
+    let (answers, mut queue) = mpsc::unbounded_channel();
+    let progress = Progress::new(answers.clone());
+    // In a task of its own: a client that leaves does not stop it half way.
+    tokio::spawn(async move {
+        let last = match host.handle(call.request, progress).await {
+            Ok(outcome) => Answer::Done(outcome),
+            Err(error) => Answer::Failed(error.failure()),
+        };
+        let _ = answers.send(last);
+    });
+    while let Some(answer) = queue.recv().await {
+        send(&mut writer, &answer).await?;
+    }
+    writer.shutdown().await
+}
+
+fn parse(line: &[u8], allowed: bool) -> Result<Call, Failure> {
+    let failure = |kind, message: String, hint: Option<&str>| Failure {
+        kind,
+        message,
+        hint: hint.map(str::to_owned),
+    };
+    if !allowed {
+        let text = "the host service belongs to another user";
+        return Err(failure(FailureKind::Denied, text.into(), None));
+    }
+    // The version first: of another version's request, nothing else may be understood.
+    let value: serde_json::Value = serde_json::from_slice(line).map_err(|error| {
+        failure(
+            FailureKind::Invalid,
+            format!("the call is no JSON: {error}"),
+            None,
+        )
+    })?;
+    let version = value["version"].as_u64();
+    if version != Some(API_VERSION.into()) {
+        let text = format!("the host service speaks version {API_VERSION}, the command another");
+        let hint = "restart the service: `shale host stop`; guests run on meanwhile";
+        return Err(failure(FailureKind::Conflict, text, Some(hint)));
+    }
+    serde_json::from_value(value).map_err(|error| {
+        failure(
+            FailureKind::Invalid,
+            format!("the call is wrong: {error}"),
+            None,
+        )
+    })
+}
+
+async fn send(writer: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}

@@ -1,0 +1,261 @@
+//! Why the host service cannot do what it was asked.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shale_files::{FileError, LockError};
+use shale_hvplug::DriverError;
+use shale_model::{FormatError, ReferenceError, SeamError, Trouble};
+use shale_nbd::{ExportError, ListenError};
+use shale_view::{OverlayError, PlanFileError};
+
+use crate::api::Failure;
+use crate::compose::ComposeError;
+use crate::guest_files::GuestFileError;
+use crate::seed::SeedError;
+
+/// Results of the host service.
+pub type HostResult<T> = Result<T, HostError>;
+
+/// An error of whoever opens places: the service does not know which places there are.
+pub type PlaceFailure = Box<dyn Error + Send + Sync>;
+
+/// Why the host service cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// There is no instance of this name.
+    #[error("there is no virtual machine `{0}`")]
+    NoInstance(String),
+    /// There is an instance of this name already.
+    #[error("there is a virtual machine `{0}` already")]
+    Exists(String),
+    /// The name is no host name.
+    #[error("`{0}` is not a name: 1 to 63 of a-z, 0-9 and -, which does not stand at an end")]
+    Name(String),
+    /// The reference is none.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// Nothing has this reference.
+    #[error("there is no template `{reference}`{}", for_platform(.platform))]
+    NoTemplate {
+        /// The reference.
+        reference: String,
+        /// The platform that it has no template for, if the reference is there.
+        platform: Option<String>,
+    },
+    /// The repository cannot be opened.
+    #[error("open the repository")]
+    Place(#[source] PlaceFailure),
+    /// The disk cannot be made so small.
+    #[error("a disk of {asked} bytes is too small for the template, whose disk has {least}")]
+    DiskTooSmall {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes of the template's disk.
+        least: u64,
+    },
+    /// A port of this machine is in use.
+    #[error("port {0} of 127.0.0.1 is in use")]
+    Port(u16),
+    /// No port is left for SSH.
+    #[error("no port of 127.0.0.1 is free for SSH")]
+    NoPort,
+    /// The directory for sockets is too deep.
+    #[error("`{}` is too long for the path of a socket", .0.display())]
+    SocketPath(PathBuf),
+    /// The instance does not run.
+    #[error("`{0}` does not run")]
+    NotRunning(String),
+    /// Something else is being done to the instance.
+    #[error("`{0}` is being changed by another command")]
+    Busy(String),
+    /// The guest did not shut down in time.
+    #[error("the guest of `{name}` did not shut down within {limit:?}")]
+    StillRunning {
+        /// The instance.
+        name: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The guest did not show a login prompt in time. It runs on.
+    #[error("`{name}` showed no login prompt within {limit:?}; its console ends with:\n{console}")]
+    NoLogin {
+        /// The instance.
+        name: String,
+        /// How long it was waited for.
+        limit: Duration,
+        /// The end of its console.
+        console: String,
+    },
+    /// The machine ended before the guest showed a login prompt.
+    #[error("`{name}` ended before its login prompt; its console ends with:\n{console}")]
+    Ended {
+        /// The instance.
+        name: String,
+        /// The end of its console.
+        console: String,
+    },
+    /// The record of an instance is not what this version writes.
+    #[error("`{}` is damaged: {reason}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The template does not become an image.
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    /// The plan cannot be opened.
+    #[error(transparent)]
+    Plan(#[from] PlanFileError),
+    /// The plan is damaged.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The disk cannot be made what the instance is.
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+    /// The overlay cannot be opened.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    /// The disk cannot be offered.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The disk cannot be offered over NBD.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The kernel cannot be read.
+    #[error(transparent)]
+    Kernel(#[from] GuestFileError),
+    /// The hypervisor cannot.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// Names and manifests cannot be read.
+    #[error(transparent)]
+    Seam(#[from] SeamError),
+    /// Another service runs.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A file of the host cannot be read or written.
+    #[error(transparent)]
+    Files(#[from] FileError),
+    /// The system refused.
+    #[error("{action} `{}`", path.display())]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A part of the service ended in the middle of the work: a bug.
+    #[error("the work was interrupted")]
+    Interrupted,
+}
+
+fn for_platform(platform: &Option<String>) -> String {
+    match platform {
+        Some(platform) => format!(" for {platform}"),
+        None => String::new(),
+    }
+}
+
+impl HostError {
+    /// What the caller can do about it.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::NoInstance(_) | Self::NoTemplate { .. } => Trouble::NotFound,
+            Self::Exists(_) | Self::Port(_) | Self::NotRunning(_) | Self::Busy(_) => {
+                Trouble::Conflict
+            }
+            Self::Lock(LockError::Held { .. }) => Trouble::Conflict,
+            Self::Listen(ListenError::Busy(_)) => Trouble::Conflict,
+            Self::NoPort | Self::StillRunning { .. } | Self::NoLogin { .. } => Trouble::Unavailable,
+            Self::Name(_) | Self::Reference(_) | Self::DiskTooSmall { .. } => Trouble::Invalid,
+            Self::SocketPath(_) => Trouble::Invalid,
+            Self::Record { .. } | Self::Format(_) => Trouble::Integrity,
+            Self::Plan(PlanFileError::Damaged { .. } | PlanFileError::Format { .. }) => {
+                Trouble::Integrity
+            }
+            Self::Overlay(error) if error.is_full() => Trouble::NoSpace,
+            Self::Files(error) if error.is_full() => Trouble::NoSpace,
+            _ => self.trouble_below(),
+        }
+    }
+
+    /// The trouble of the first cause that knows.
+    fn trouble_below(&self) -> Trouble {
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            if let Some(seam) = error.downcast_ref::<SeamError>() {
+                return seam.trouble;
+            }
+            if error.is::<FormatError>() {
+                return Trouble::Integrity;
+            }
+            if let Some(LockError::Held { .. }) = error.downcast_ref::<LockError>() {
+                return Trouble::Conflict;
+            }
+            cause = error.source();
+        }
+        match self {
+            Self::Seam(error) | Self::Compose(ComposeError::Seam(error)) => error.trouble,
+            Self::Compose(ComposeError::Identity(_)) => Trouble::Invalid,
+            _ => Trouble::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoInstance(_) => "`shale vm ls` lists what there is".into(),
+            Self::Exists(name) => format!("choose another name, or `shale vm rm {name}`"),
+            Self::NoTemplate { .. } => "`shale template ls` lists what there is".into(),
+            Self::DiskTooSmall { .. } => "leave out --disk, or ask for more".into(),
+            Self::Port(_) => "end what listens there, or publish another port".into(),
+            Self::SocketPath(_) => "choose a shorter --state directory or name".into(),
+            Self::NotRunning(name) => format!("`shale vm start {name}` starts it"),
+            Self::StillRunning { name, .. } => {
+                format!("wait for it, or `shale vm stop --force {name}` cuts its power")
+            }
+            Self::NoLogin { name, .. } => {
+                format!("it runs on: `shale vm console {name}` shows what it does")
+            }
+            Self::Ended { name, .. } => format!("`shale vm logs {name}` shows all that it said"),
+            Self::Lock(LockError::Held { .. }) => {
+                "another process of shale uses this state directory".into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// The error as the command line gets it.
+    pub fn failure(&self) -> Failure {
+        let mut message = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !message.ends_with(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = error.source();
+        }
+        Failure {
+            kind: self.trouble().into(),
+            message,
+            hint: self.hint(),
+        }
+    }
+}
+
+/// Makes an error of the system an error of the host.
+pub(crate) fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HostError {
+    let path = path.to_owned();
+    move |source| HostError::System {
+        action,
+        path,
+        source,
+    }
+}

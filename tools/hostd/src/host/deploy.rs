@@ -1,0 +1,255 @@
+//! A template becomes an instance.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shale_files::{DirFiles, FilePath, put_durably};
+use shale_hvplug::{Resources, VmFiles};
+use shale_model::Reference;
+use shale_view::{Disk, Overlay, View};
+
+use crate::api::{Deploy, Outcome, Stage};
+use crate::compose::Image;
+use crate::dirs::{boot_id, private_dir};
+use crate::error::{HostError, HostResult, system};
+use crate::identity::new_identity;
+use crate::keys::{SshKey, random};
+use crate::name::InstanceName;
+use crate::record::{LoginRecord, NewRecord, Origin, Phase, Record};
+use crate::seed::seed;
+use crate::source::{Source, registry_url};
+
+use super::instance::Instance;
+use super::start::free_ssh_port;
+use super::{Host, Progress};
+
+/// Processors of an instance that asks for none: what a small server has.
+const DEFAULT_CPUS: u32 = 2;
+
+/// Sizes of disks are rounded up to this.
+const DISK_STEP_BYTES: u64 = 1 << 20;
+
+impl Host {
+    /// Makes an instance and starts it. One that cannot be started is removed again.
+    pub(super) async fn deploy(
+        self: &Arc<Self>,
+        wish: Deploy,
+        progress: Progress,
+    ) -> HostResult<Outcome> {
+        let name = InstanceName::new(&wish.name)?;
+        let wait = wish.wait;
+        let before = self.reads();
+        let instance = self.reserve(&name)?;
+        let begun = {
+            let _changing = instance.changing.lock().await;
+            let made = self.make(&instance, wish, &progress).await;
+            let begun = match made {
+                Ok(()) => self.begin(&instance, &progress).await,
+                Err(error) => Err(error),
+            };
+            match begun {
+                Ok(begun) => begun,
+                Err(error) => {
+                    self.forget(&instance).await;
+                    return Err(error);
+                }
+            }
+        };
+        self.wait_for_login(&instance, wait, (before, begun), &progress)
+            .await
+    }
+
+    /// Takes the name.
+    fn reserve(&self, name: &InstanceName) -> HostResult<Arc<Instance>> {
+        let mut instances = self.instances();
+        if instances.contains_key(name) {
+            return Err(HostError::Exists(name.to_string()));
+        }
+        let instance = Arc::new(Instance::new(name.clone(), &self.dirs));
+        let VmFiles { console, .. } = instance.paths.vm_files();
+        if console.as_os_str().len() > VmFiles::MAX_SOCKET_PATH {
+            return Err(HostError::SocketPath(console));
+        }
+        instances.insert(name.clone(), instance.clone());
+        Ok(instance)
+    }
+
+    /// Undoes a deployment that failed.
+    async fn forget(self: &Arc<Self>, instance: &Arc<Instance>) {
+        let name = instance.name.clone();
+        let instance = instance.clone();
+        // What cannot be removed now is removed by the next service: its record says that it is not ready.
+        let _ = self.blocking(move |host| host.discard(&instance)).await;
+        self.instances().remove(&name);
+    }
+
+    async fn make(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        wish: Deploy,
+        progress: &Progress,
+    ) -> HostResult<()> {
+        progress.stage(Stage::Compose);
+        let reference: Reference = wish.reference.parse()?;
+        let address = match &reference.registry {
+            Some(registry) => registry_url(registry),
+            None => wish.repository.clone(),
+        };
+        let asked = address.clone();
+        let (source, image) = self
+            .blocking(move |host| {
+                let source = host.sources.get(&asked)?;
+                let id = source.resolve(&reference)?;
+                let image = source.composer.image(id)?;
+                Ok((source, image))
+            })
+            .await?;
+        progress.stage(Stage::Identity);
+        let instance = instance.clone();
+        self.blocking(move |host| host.make_disk(&instance, wish, address, &source, image))
+            .await
+    }
+
+    /// Everything of an instance before its first start. Blocks.
+    fn make_disk(
+        &self,
+        instance: &Instance,
+        wish: Deploy,
+        repository: String,
+        source: &Source,
+        image: Image,
+    ) -> HostResult<()> {
+        let least = image.plan.disk_bytes();
+        let disk_bytes = match wish.machine.disk_bytes {
+            None => least,
+            Some(asked) if asked < least => return Err(HostError::DiskTooSmall { asked, least }),
+            Some(asked) => asked.next_multiple_of(DISK_STEP_BYTES),
+        };
+        let user = wish.login.user.clone();
+        let user = user.unwrap_or_else(|| image.template.machine.login_user.clone());
+        let (keys, identity_file) = self.login_keys(&wish)?;
+        let random_failed = system("read", Path::new("/dev/urandom"));
+        let new = new_identity(&wish.name, &user, keys, self.now()).map_err(random_failed)?;
+        let target = source.composer.plan_with_identity(
+            image.id,
+            &image.template,
+            disk_bytes,
+            &new.identity,
+        )?;
+        let login = LoginRecord {
+            user,
+            ssh_port: 0,
+            identity_file,
+            host_key: new.host_key,
+        };
+        let mut record = self.record(&wish, repository, &image, disk_bytes, login)?;
+        self.keep(&instance.name, &record)?;
+
+        let dir = instance.paths.overlay();
+        private_dir(&dir).map_err(system("make", &dir))?;
+        let boot =
+            boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+        let overlay = Overlay::create(&DirFiles::open(&dir)?, image.plan_id, disk_bytes, boot)?;
+        let target = Arc::new(View::new(target, source.reader.clone()));
+        let disk = Disk::read_only(target.clone());
+        self.runtime
+            .block_on(seed(&image.plan, target.plan(), &disk, &overlay))?;
+        drop(overlay);
+
+        let known = format!("{} {}\n", alias(&instance.name), record.login.host_key);
+        let path = instance.paths.known_hosts();
+        fs::write(&path, known).map_err(system("write", &path))?;
+        record.phase = Phase::Stopped;
+        self.keep(&instance.name, &record)?;
+        instance.live().record = Some(record);
+        Ok(())
+    }
+
+    fn record(
+        &self,
+        wish: &Deploy,
+        repository: String,
+        image: &Image,
+        disk_bytes: u64,
+        login: LoginRecord,
+    ) -> HostResult<Record> {
+        let machine = &image.template.machine;
+        let mut uuid = [0; 16];
+        random(&mut uuid).map_err(system("read", Path::new("/dev/urandom")))?;
+        uuid[6] = uuid[6] & 0x0f | 0x40;
+        uuid[8] = uuid[8] & 0x3f | 0x80;
+        let origin = Origin {
+            reference: wish.reference.clone(),
+            repository,
+            template: image.id,
+            plan: image.plan_id,
+            command_line: machine.command_line.clone(),
+            created: self.now(),
+        };
+        let ssh_port = free_ssh_port(&self.ports_of_others(&wish.name))?;
+        Ok(Record::new(
+            origin,
+            NewRecord {
+                uuid,
+                disk_bytes,
+                resources: Resources {
+                    memory_bytes: wish.machine.memory_bytes.unwrap_or(machine.memory_bytes),
+                    cpus: wish.machine.cpus.unwrap_or(DEFAULT_CPUS),
+                    acceleration: wish.machine.acceleration,
+                },
+                ports: wish.ports.clone(),
+                login: LoginRecord { ssh_port, ..login },
+            },
+        ))
+    }
+
+    /// The keys that may log in, and the private one for `ssh` where it is this host's.
+    fn login_keys(&self, wish: &Deploy) -> HostResult<(Vec<String>, Option<PathBuf>)> {
+        if !wish.login.authorized_keys.is_empty() {
+            let keys = wish.login.authorized_keys.clone();
+            return Ok((keys, wish.login.identity_file.clone()));
+        }
+        let path = self.dirs.ssh_key();
+        let public = public_of(&path);
+        match fs::read_to_string(&public) {
+            Ok(key) => return Ok((vec![key.trim().to_owned()], Some(path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(system("read", &public)(error)),
+        }
+        let dir = path.parent().unwrap_or(&path).to_owned();
+        private_dir(&dir).map_err(system("make", &dir))?;
+        let key = SshKey::generate("shale").map_err(system("make", &path))?;
+        // The public key comes last: with it, the pair is there.
+        put_private(&path, &key.private)?;
+        put_private(&public, key.public.as_bytes())?;
+        Ok((vec![key.public], Some(path)))
+    }
+}
+
+/// The name under which `ssh` knows an instance's host key.
+pub(super) fn alias(name: &InstanceName) -> String {
+    format!("shale-{name}")
+}
+
+fn public_of(private: &Path) -> PathBuf {
+    let mut name = private.as_os_str().to_owned();
+    name.push(".pub");
+    name.into()
+}
+
+/// Writes a file that is only its owner's to read, durably.
+fn put_private(path: &Path, bytes: &[u8]) -> HostResult<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(system("write", path)(io::ErrorKind::InvalidFilename.into()));
+    };
+    let name = name.to_string_lossy();
+    let files = DirFiles::open(dir)?;
+    let [temp, target] = [format!("{name}.new"), name.into_owned()]
+        .map(|name| FilePath::new(&name).unwrap_or_default());
+    let _ = shale_files::Files::remove(&files, &temp);
+    Ok(put_durably(&files, &temp, &target, |file| {
+        file.write_at(0, bytes)
+    })?)
+}

@@ -1,0 +1,232 @@
+//! The host service: the one process of a host that owns its cache, its overlays and its instances.
+//!
+//! Guests outlive it. Whatever ends the service, the next one finds the records, offers the disks on the
+//! same sockets, where the guests' requests have been waiting, and takes the running machines over.
+
+mod adopt;
+mod deploy;
+mod instance;
+mod show;
+mod start;
+mod stop;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use shale_files::{DirFiles, FilePath, IfHeld, Lock, LockFiles, LockKind};
+use shale_hvplug::Driver;
+use shale_view::{Cache, Counters};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{Answer, Outcome, Request, Stage};
+use crate::dirs::{HostDirs, private_dir};
+use crate::error::{HostError, HostResult, system};
+use crate::name::InstanceName;
+use crate::record::Records;
+use crate::source::{OpenPlace, Sources};
+
+use instance::Instance;
+
+/// How often the service looks whether machines have ended by themselves.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a host is made of.
+pub struct HostParts {
+    /// Where it keeps what.
+    pub dirs: HostDirs,
+    /// What starts its machines.
+    pub driver: Arc<dyn Driver>,
+    /// Opens the repositories that instances come from.
+    pub open_place: OpenPlace,
+    /// The chunk cache.
+    pub cache: Arc<Cache>,
+    /// What every reader of the host counts.
+    pub counters: Arc<Counters>,
+    /// Tells the time.
+    pub clock: fn() -> SystemTime,
+    /// Where the service's tasks run.
+    pub runtime: Handle,
+}
+
+/// A host with its instances.
+pub struct Host {
+    dirs: HostDirs,
+    driver: Arc<dyn Driver>,
+    sources: Sources,
+    records: Records,
+    clock: fn() -> SystemTime,
+    runtime: Handle,
+    instances: Mutex<BTreeMap<InstanceName, Arc<Instance>>>,
+    end: watch::Sender<bool>,
+    _lock: Lock,
+}
+
+/// Tells a client how far its request is.
+pub(crate) struct Progress {
+    begun: Instant,
+    answers: mpsc::UnboundedSender<Answer>,
+}
+
+impl Progress {
+    pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>) -> Self {
+        let begun = Instant::now();
+        Self { begun, answers }
+    }
+
+    fn stage(&self, stage: Stage) {
+        let seconds = self.seconds();
+        // A client that left does not want to know.
+        let _ = self.answers.send(Answer::Stage { stage, seconds });
+    }
+
+    fn seconds(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+}
+
+impl Host {
+    /// Opens the host in its directories: takes over machines that run, cleans up what was half made. Blocks,
+    /// and must not be called from a thread of the runtime.
+    ///
+    /// # Errors
+    /// [`HostError::Lock`] if another service has it. An instance that cannot be taken over does not keep
+    /// the host from opening: it is shown with its reason.
+    pub fn open(parts: HostParts) -> HostResult<Arc<Self>> {
+        let HostParts { dirs, runtime, .. } = parts;
+        for dir in [dirs.instances(), dirs.run(), dirs.plans()] {
+            private_dir(&dir).map_err(system("make", &dir))?;
+        }
+        let files = DirFiles::open(&dirs.instances())?;
+        // No name of an instance has a dot.
+        let lock = FilePath::new("host.lock").unwrap_or_default();
+        let lock = files.lock(&lock, LockKind::Exclusive, IfHeld::Fail)?;
+        let sources = Sources::new(
+            parts.open_place,
+            parts.cache,
+            parts.counters,
+            runtime.clone(),
+            dirs.plans(),
+        );
+        let host = Arc::new(Self {
+            records: Records::open(dirs.instances())?,
+            dirs,
+            driver: parts.driver,
+            sources,
+            clock: parts.clock,
+            runtime,
+            instances: Mutex::default(),
+            end: watch::Sender::new(false),
+            _lock: lock,
+        });
+        host.adopt_all()?;
+        Ok(host)
+    }
+
+    /// Looks after the machines until the host ends; then every disk is made durable and closed, and the
+    /// guests' requests wait for the next service.
+    pub async fn run(self: &Arc<Self>, shutdown: impl Future<Output = ()>) {
+        let mut ended = self.end.subscribe();
+        let look = async {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                self.look_after_all().await;
+            }
+        };
+        tokio::select! {
+            () = shutdown => {}
+            _ = ended.wait_for(|ended| *ended) => {}
+            () = look => {}
+        }
+        self.end.send_replace(true);
+        for instance in self.all() {
+            let disk = instance.live().disk.take();
+            if let Some(disk) = disk {
+                // What was not flushed is in the system's page cache and outlives this process.
+                let _ = disk.close().await;
+            }
+        }
+    }
+
+    /// Resolves when the host ends.
+    pub async fn ended(&self) {
+        let mut ended = self.end.subscribe();
+        // The error is when the host is gone, which means the same.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Does what a client asks for.
+    pub(crate) async fn handle(
+        self: &Arc<Self>,
+        request: Request,
+        progress: Progress,
+    ) -> HostResult<Outcome> {
+        let name = |name: &str| InstanceName::new(name);
+        match request {
+            Request::Hello => Ok(Outcome::Nothing),
+            Request::Deploy(deploy) => self.deploy(deploy, progress).await,
+            Request::List => self.show_all().await,
+            Request::Inspect { name: n } => self.show_one(&name(&n)?).await,
+            Request::Start { name: n, wait } => self.start(&name(&n)?, wait, progress).await,
+            Request::Stop {
+                name: n,
+                timeout_seconds,
+                then,
+            } => {
+                let limit = Duration::from_secs(timeout_seconds);
+                self.stop(&name(&n)?, limit, then, progress).await
+            }
+            Request::Pause { name: n } => self.pause(&name(&n)?).await,
+            Request::Resume { name: n } => self.resume(&name(&n)?).await,
+            Request::Remove { name: n } => self.remove(&name(&n)?).await,
+            Request::End => {
+                self.end.send_replace(true);
+                Ok(Outcome::Nothing)
+            }
+        }
+    }
+
+    fn instances(&self) -> MutexGuard<'_, BTreeMap<InstanceName, Arc<Instance>>> {
+        self.instances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self) -> Vec<Arc<Instance>> {
+        self.instances().values().cloned().collect()
+    }
+
+    fn get(&self, name: &InstanceName) -> HostResult<Arc<Instance>> {
+        let found = self.instances().get(name).cloned();
+        found.ok_or_else(|| HostError::NoInstance(name.to_string()))
+    }
+
+    /// Seconds since 1970.
+    fn now(&self) -> u64 {
+        let since = (self.clock)().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
+    }
+
+    /// Runs what blocks on a thread for that.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> HostResult<T> + Send + 'static,
+    ) -> HostResult<T> {
+        let host = self.clone();
+        let done = self.runtime.spawn_blocking(move || work(&host)).await;
+        done.unwrap_or(Err(HostError::Interrupted))
+    }
+}
+
+/// Removes a directory with all that is in it; one that is not there is no error.
+fn remove_dir(path: &Path) -> HostResult<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(system("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}

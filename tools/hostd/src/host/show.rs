@@ -1,0 +1,166 @@
+//! Instances as they are shown.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use shale_hvplug::{Vm, VmState};
+use shale_model::PlanId;
+use shale_view::open_plan;
+
+use crate::api::{self, Damaged, InstanceState, Outcome, ShownDisk, ShownMachine, Ssh};
+use crate::error::{HostError, HostResult};
+use crate::name::InstanceName;
+use crate::record::{Phase, Record};
+
+use super::Host;
+use super::deploy::alias;
+use super::instance::Instance;
+
+/// Bytes of a block as stat(2) counts them.
+const STAT_BLOCK: u64 = 512;
+
+impl Host {
+    pub(super) async fn show_all(self: &Arc<Self>) -> HostResult<Outcome> {
+        let (mut instances, mut damaged) = (Vec::new(), Vec::new());
+        for instance in self.all() {
+            match self.show(&instance).await {
+                Ok(instance) => instances.push(instance),
+                Err(HostError::Record { reason, .. }) => damaged.push(Damaged {
+                    name: instance.name.to_string(),
+                    reason,
+                }),
+                // It is being made, or was removed meanwhile.
+                Err(HostError::Busy(_) | HostError::NoInstance(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Outcome::Instances { instances, damaged })
+    }
+
+    pub(super) async fn show_one(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
+        let instance = self.get(name)?;
+        Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
+    }
+
+    pub(super) async fn show(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+    ) -> HostResult<api::Instance> {
+        let instance = instance.clone();
+        self.blocking(move |host| host.show_blocking(&instance))
+            .await
+    }
+
+    fn show_blocking(&self, instance: &Instance) -> HostResult<api::Instance> {
+        let (record, vm, trouble) = {
+            let live = instance.live();
+            (live.record.clone(), live.vm.clone(), live.trouble.clone())
+        };
+        let name = instance.name.to_string();
+        let record = record.ok_or_else(|| match trouble.clone() {
+            Some(reason) => HostError::Record {
+                path: instance.paths.dir.join("record.json"),
+                reason,
+            },
+            None => HostError::Busy(name.clone()),
+        })?;
+        let (state, reason) = self.state(&record, vm.as_ref());
+        let files = instance.paths.vm_files();
+        let disk = self.disk(instance, &record);
+        Ok(api::Instance {
+            name,
+            state,
+            reason: trouble.or(reason),
+            reference: record.origin.reference,
+            template: record.origin.template,
+            plan: record.origin.plan,
+            created: record.origin.created,
+            machine: ShownMachine {
+                memory_bytes: record.resources.memory_bytes,
+                cpus: record.resources.cpus,
+                acceleration: record.resources.acceleration,
+                pid: vm.map(|vm| vm.process.pid),
+            },
+            ports: record.ports,
+            ssh: Ssh {
+                user: record.login.user,
+                port: record.login.ssh_port,
+                identity_file: record.login.identity_file,
+                known_hosts: instance.paths.known_hosts(),
+                host_key_alias: alias(&instance.name),
+            },
+            disk,
+            console: api::Console {
+                socket: files.console,
+                log: files.console_log,
+            },
+        })
+    }
+
+    fn state(&self, record: &Record, vm: Option<&Vm>) -> (InstanceState, Option<String>) {
+        let Some(vm) = vm else {
+            return match record.phase {
+                Phase::Deploying => (InstanceState::Deploying, None),
+                Phase::Stopped | Phase::Started => (InstanceState::Stopped, None),
+            };
+        };
+        match self.driver.state(vm) {
+            Ok(VmState::Running) => (InstanceState::Running, None),
+            Ok(VmState::Paused(reason)) => (InstanceState::Paused, Some(reason)),
+            Ok(VmState::Silent) => (InstanceState::Silent, None),
+            Ok(VmState::Ended) => (InstanceState::Stopped, None),
+            Err(error) => (InstanceState::Silent, Some(error.to_string())),
+        }
+    }
+
+    fn disk(&self, instance: &Instance, record: &Record) -> ShownDisk {
+        // What cannot be counted is shown as nothing: the instance may be of use without it.
+        let (content_bytes, local_bytes) = self.local_share(record).unwrap_or((0, 0));
+        let counters = self.sources.counters();
+        ShownDisk {
+            bytes: record.disk_bytes,
+            written_bytes: room_of(&instance.paths.overlay()),
+            content_bytes,
+            local_bytes,
+            waited_seconds: counters.waited().as_secs_f64(),
+            stall: counters.stall_reason(),
+        }
+    }
+
+    /// Bytes of the content of a plan, each chunk once, and those of them that the cache has.
+    fn local_share(&self, record: &Record) -> HostResult<(u64, u64)> {
+        let plan = self.plan_path(record.origin.plan);
+        let plan = open_plan(&plan, record.origin.plan)?;
+        let cache = self.sources.cache();
+        let mut seen = HashSet::with_capacity(plan.chunk_count());
+        let (mut all, mut local) = (0, 0);
+        for index in 0..plan.chunk_count() {
+            let (id, len) = plan.chunk(index)?;
+            if seen.insert(id) {
+                all += u64::from(len);
+                local += if cache.contains(&id) {
+                    u64::from(len)
+                } else {
+                    0
+                };
+            }
+        }
+        Ok((all, local))
+    }
+
+    fn plan_path(&self, plan: PlanId) -> std::path::PathBuf {
+        self.dirs.plans().join(format!("{}.plan", plan.hex()))
+    }
+}
+
+/// Bytes that the files of a directory take.
+fn room_of(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let metadata = entries.filter_map(|entry| entry.metadata().ok());
+    metadata
+        .map(|metadata| metadata.blocks() * STAT_BLOCK)
+        .sum()
+}

@@ -1,0 +1,122 @@
+//! An instance loses its machine, for a while or for good.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shale_hvplug::{Stop, Vm};
+use tokio::time::{Instant, sleep};
+
+use crate::api::{IfStuck, Outcome, Stage};
+use crate::error::{HostError, HostResult};
+use crate::name::InstanceName;
+
+use super::instance::Instance;
+use super::{Host, Progress};
+
+/// How often a guest that shuts down is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How often the power button is pressed: a guest that is still booting does not hear it.
+const PRESS_EVERY: Duration = Duration::from_secs(5);
+
+impl Host {
+    /// Asks the guest to shut down and waits for it.
+    pub(super) async fn stop(
+        self: &Arc<Self>,
+        name: &InstanceName,
+        limit: Duration,
+        then: IfStuck,
+        progress: Progress,
+    ) -> HostResult<Outcome> {
+        let instance = self.get(name)?;
+        if let Some(vm) = instance.vm() {
+            progress.stage(Stage::ShutDown);
+            // Not under the lock: somebody may lose patience and cut the power.
+            let ended = self.shut_down(&vm, limit).await?;
+            match then {
+                _ if ended => {}
+                IfStuck::CutPower => self.cut(&vm).await?,
+                IfStuck::Fail => {
+                    let name = name.to_string();
+                    return Err(HostError::StillRunning { name, limit });
+                }
+            }
+            let _changing = instance.changing.lock().await;
+            // Started again meanwhile, it is another machine.
+            if instance.vm().as_ref() == Some(&vm) {
+                self.settle(&instance).await;
+            }
+        }
+        Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
+    }
+
+    /// Whether the machine has ended when the time is up.
+    async fn shut_down(self: &Arc<Self>, vm: &Vm, limit: Duration) -> HostResult<bool> {
+        let begun = Instant::now();
+        let mut pressed: Option<Instant> = None;
+        while vm.process.runs() {
+            if begun.elapsed() >= limit {
+                return Ok(false);
+            }
+            if pressed.is_none_or(|at| at.elapsed() >= PRESS_EVERY) {
+                self.drive(vm, |driver, vm| driver.stop(vm, Stop::PowerButton))
+                    .await?;
+                pressed = Some(Instant::now());
+            }
+            sleep(POLL).await;
+        }
+        Ok(true)
+    }
+
+    async fn cut(self: &Arc<Self>, vm: &Vm) -> HostResult<()> {
+        self.drive(vm, |driver, vm| driver.stop(vm, Stop::PowerCut))
+            .await
+    }
+
+    async fn drive(
+        self: &Arc<Self>,
+        vm: &Vm,
+        action: fn(&dyn shale_hvplug::Driver, &Vm) -> shale_hvplug::DriverResult<()>,
+    ) -> HostResult<()> {
+        let vm = vm.clone();
+        self.blocking(move |host| Ok(action(&*host.driver, &vm)?))
+            .await
+    }
+
+    /// Stops the guest's processors.
+    pub(super) async fn pause(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
+        self.change(name, |driver, vm| driver.pause(vm)).await
+    }
+
+    /// Lets the guest's processors run again.
+    pub(super) async fn resume(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
+        self.change(name, |driver, vm| driver.resume(vm)).await
+    }
+
+    async fn change(
+        self: &Arc<Self>,
+        name: &InstanceName,
+        action: fn(&dyn shale_hvplug::Driver, &Vm) -> shale_hvplug::DriverResult<()>,
+    ) -> HostResult<Outcome> {
+        let instance = self.get(name)?;
+        let _changing = instance.changing.lock().await;
+        let vm = instance.vm().filter(|vm| vm.process.runs());
+        let vm = vm.ok_or_else(|| HostError::NotRunning(name.to_string()))?;
+        self.drive(&vm, action).await?;
+        Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
+    }
+
+    /// Removes an instance and all that it wrote.
+    pub(super) async fn remove(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
+        let instance = self.get(name)?;
+        let _changing = instance.changing.lock().await;
+        if let Some(vm) = instance.vm() {
+            self.cut(&vm).await?;
+        }
+        self.settle(&instance).await;
+        let this: Arc<Instance> = instance.clone();
+        self.blocking(move |host| host.discard(&this)).await?;
+        self.instances().remove(name);
+        Ok(Outcome::Nothing)
+    }
+}

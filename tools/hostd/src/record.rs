@@ -1,0 +1,237 @@
+//! What is kept of an instance: `record.json` in its directory, written durably before anything else of it
+//! is made or started.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use shale_files::{DirFiles, FilePath, Files, put_durably, read_file, remove_durably};
+use shale_hvplug::{Forward, Resources};
+use shale_model::{PlanId, TemplateId};
+
+use crate::error::{HostError, HostResult};
+use crate::name::InstanceName;
+
+/// `format` of a record.
+const FORMAT: &str = "shale.instance.v1";
+
+/// Longest record that is read; they have about a thousand bytes.
+const MAX_RECORD_BYTES: usize = 1 << 20;
+
+/// An instance as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    format: String,
+    pub(crate) phase: Phase,
+    pub(crate) origin: Origin,
+    /// In hex; the machine's identity for the hypervisor.
+    pub(crate) uuid: String,
+    /// Bytes of the disk.
+    pub(crate) disk_bytes: u64,
+    pub(crate) resources: Resources,
+    pub(crate) ports: Vec<Forward>,
+    pub(crate) login: LoginRecord,
+}
+
+/// How far an instance has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// Its disk is being made: what a start of the service finds like this is removed.
+    Deploying,
+    /// It is complete and should not run.
+    Stopped,
+    /// It is complete and should run.
+    Started,
+}
+
+/// Where an instance comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Origin {
+    /// The reference as it was given.
+    pub(crate) reference: String,
+    /// The repository: an absolute directory or a URL.
+    pub(crate) repository: String,
+    pub(crate) template: TemplateId,
+    /// The plan: no later version computes it again (I3).
+    pub(crate) plan: PlanId,
+    /// Kernel command line of the template.
+    pub(crate) command_line: String,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+}
+
+/// How to log in to an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LoginRecord {
+    pub(crate) user: String,
+    pub(crate) ssh_port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity_file: Option<PathBuf>,
+    /// The guest's public host key.
+    pub(crate) host_key: String,
+}
+
+/// What a new record holds besides its origin.
+pub(crate) struct NewRecord {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) disk_bytes: u64,
+    pub(crate) resources: Resources,
+    pub(crate) ports: Vec<Forward>,
+    pub(crate) login: LoginRecord,
+}
+
+impl Record {
+    /// The record of an instance whose disk is about to be made.
+    pub(crate) fn new(origin: Origin, new: NewRecord) -> Self {
+        Self {
+            format: FORMAT.into(),
+            phase: Phase::Deploying,
+            origin,
+            uuid: new.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
+            disk_bytes: new.disk_bytes,
+            resources: new.resources,
+            ports: new.ports,
+            login: new.login,
+        }
+    }
+
+    /// The UUID's bytes; zeros for what is no UUID.
+    pub(crate) fn uuid(&self) -> [u8; 16] {
+        u128::from_str_radix(&self.uuid, 16)
+            .unwrap_or(0)
+            .to_be_bytes()
+    }
+}
+
+/// The records of a host: one directory each, below `instances`.
+pub(crate) struct Records {
+    files: DirFiles,
+    root: PathBuf,
+}
+
+impl Records {
+    /// The records in the existing directory `root`.
+    pub(crate) fn open(root: PathBuf) -> HostResult<Self> {
+        let files = DirFiles::open(&root)?;
+        Ok(Self { files, root })
+    }
+
+    /// The record of `name`; `None` if it has none.
+    pub(crate) fn get(&self, name: &InstanceName) -> HostResult<Option<Record>> {
+        let bytes = match read_file(&self.files, &record_path(name), MAX_RECORD_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |reason: String| HostError::Record {
+            path: self.root.join(record_path(name).as_str()),
+            reason,
+        };
+        let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        match record.format == FORMAT {
+            true => Ok(Some(record)),
+            false => Err(damaged(format!("its format is `{}`", record.format))),
+        }
+    }
+
+    /// Keeps a record, durably.
+    pub(crate) fn put(&self, name: &InstanceName, record: &Record) -> HostResult<()> {
+        // Strings, numbers and lists have no way not to become JSON.
+        let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
+        let temp = path(&format!("{name}.record"));
+        let _ = self.files.remove(&temp);
+        put_durably(&self.files, &temp, &record_path(name), |file| {
+            file.write_at(0, &bytes)
+        })?;
+        Ok(())
+    }
+
+    /// Removes a record, durably: what is left of the instance is garbage from now on.
+    pub(crate) fn remove(&self, name: &InstanceName) -> HostResult<()> {
+        match remove_durably(&self.files, &record_path(name)) {
+            // Its directory was never made.
+            Err(error) if error.is_missing() => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Names of the directories that there are; what is no name of an instance is none of ours.
+    pub(crate) fn names(&self) -> HostResult<Vec<InstanceName>> {
+        let entries = self.files.list(&FilePath::root())?;
+        let names = entries.iter().map(|entry| InstanceName::new(&entry.name));
+        Ok(names.filter_map(Result::ok).collect())
+    }
+}
+
+fn record_path(name: &InstanceName) -> FilePath {
+    path(&format!("{name}/record.json"))
+}
+
+/// A path made of names that were checked.
+fn path(text: &str) -> FilePath {
+    FilePath::new(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shale_hvplug::Acceleration;
+
+    #[test]
+    fn a_record_is_kept_and_damage_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path().to_owned()).unwrap();
+        let name = InstanceName::new("web").unwrap();
+        assert_eq!(records.get(&name).unwrap(), None);
+        let origin = Origin {
+            reference: "demo/base:12".into(),
+            repository: "/repository".into(),
+            template: TemplateId::of(b"t"),
+            plan: PlanId::of(b"p"),
+            command_line: String::new(),
+            created: 1,
+        };
+        let record = Record::new(
+            origin,
+            NewRecord {
+                uuid: std::array::from_fn(|n| n as u8),
+                disk_bytes: 2 << 30,
+                resources: Resources {
+                    memory_bytes: 512 << 20,
+                    cpus: 2,
+                    acceleration: Acceleration::Tcg,
+                },
+                ports: vec![],
+                login: LoginRecord {
+                    user: "root".into(),
+                    ssh_port: 22000,
+                    identity_file: None,
+                    host_key: "ssh-ed25519 AAAA".into(),
+                },
+            },
+        );
+        records.put(&name, &record).unwrap();
+        assert_eq!(records.get(&name).unwrap().as_ref(), Some(&record));
+        assert_eq!(record.uuid()[15], 15);
+        assert_eq!(records.names().unwrap(), std::slice::from_ref(&name));
+
+        let file = dir.path().join("web/record.json");
+        let text = std::fs::read_to_string(&file).unwrap();
+        for damaged in [
+            "",
+            "{",
+            &text.replace(".v1", ".v9"),
+            &text[..text.len() / 2],
+        ] {
+            std::fs::write(&file, damaged).unwrap();
+            let error = records.get(&name).unwrap_err();
+            assert!(matches!(error, HostError::Record { .. }), "{error}");
+        }
+        records.remove(&name).unwrap();
+        assert_eq!(records.get(&name).unwrap(), None);
+        records.remove(&name).unwrap();
+    }
+}

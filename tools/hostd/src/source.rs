@@ -1,0 +1,118 @@
+//! The repositories that a host's instances come from.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shale_model::{Platform, Reference, TemplateId};
+use shale_view::{Cache, ChunkReader, Counters, RetrySettings};
+use tokio::runtime::Handle;
+
+use crate::compose::Composer;
+use crate::error::{HostError, HostResult, PlaceFailure};
+use crate::place::Place;
+
+/// Opens the place at an address: an absolute directory, or the URL of a registry. It must not wait for a
+/// network: guests that run are found again without one.
+pub type OpenPlace = Box<dyn Fn(&str) -> Result<Place, PlaceFailure> + Send + Sync>;
+
+/// The URL of a registry that a reference names by its host: nobody can mean another protocol than HTTPS.
+pub fn registry_url(host: &str) -> String {
+    format!("https://{host}")
+}
+
+/// A repository with what reads it. All of a host's share one cache.
+pub(crate) struct Source {
+    pub(crate) place: Place,
+    pub(crate) reader: Arc<ChunkReader>,
+    pub(crate) composer: Composer,
+}
+
+impl Source {
+    /// The template that a reference means, for the platform of this build. Blocks.
+    pub(crate) fn resolve(&self, reference: &Reference) -> HostResult<TemplateId> {
+        if let Some(id) = reference.id {
+            return Ok(id);
+        }
+        let missing = |platform| HostError::NoTemplate {
+            reference: reference.to_string(),
+            platform,
+        };
+        let index = self.place.catalog().get_ref(&reference.name)?;
+        let index = index.ok_or_else(|| missing(None))?;
+        let platform = Platform::default();
+        let name = || format!("{}/{}", platform.os, platform.architecture);
+        index.get(&platform).ok_or_else(|| missing(Some(name())))
+    }
+}
+
+/// The sources that were used so far.
+pub(crate) struct Sources {
+    open: OpenPlace,
+    cache: Arc<Cache>,
+    counters: Arc<Counters>,
+    runtime: Handle,
+    plans: PathBuf,
+    by_address: Mutex<HashMap<String, Arc<Source>>>,
+}
+
+impl Sources {
+    /// Sources that are opened by `open` when they are first asked for.
+    pub(crate) fn new(
+        open: OpenPlace,
+        cache: Arc<Cache>,
+        counters: Arc<Counters>,
+        runtime: Handle,
+        plans: PathBuf,
+    ) -> Self {
+        Self {
+            open,
+            cache,
+            counters,
+            runtime,
+            plans,
+            by_address: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The source at `address`. Blocks.
+    pub(crate) fn get(&self, address: &str) -> HostResult<Arc<Source>> {
+        // Held while a place opens: a local repository can be opened once.
+        let mut known = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = known.get(address) {
+            return Ok(source.clone());
+        }
+        let place = (self.open)(address).map_err(HostError::Place)?;
+        let reader = ChunkReader::new(
+            place.fetch(),
+            self.cache.clone(),
+            self.counters.clone(),
+            RetrySettings::default(),
+            self.runtime.clone(),
+        );
+        let composer = Composer::new(
+            place.catalog(),
+            reader.clone(),
+            self.runtime.clone(),
+            self.plans.clone(),
+        );
+        let source = Arc::new(Source {
+            place,
+            reader,
+            composer,
+        });
+        known.insert(address.to_owned(), source.clone());
+        Ok(source)
+    }
+}
