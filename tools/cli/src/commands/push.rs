@@ -36,7 +36,7 @@ pub(crate) struct Push {
     base: Option<Reference>,
     /// Directory, tar archive, or `-` for a tar archive on standard input
     source: PathBuf,
-    /// Name to give the template: project/name[:tag]
+    /// Name to give the template: project/name:tag
     reference: Reference,
 }
 

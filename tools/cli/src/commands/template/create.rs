@@ -19,7 +19,7 @@ use crate::output::{note, parse_bytes, say};
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Create {
-    /// Name of the template: project/name[:tag]
+    /// Name of the template: project/name:tag
     reference: Reference,
     /// BASE+APP+APP
     composition: Composition,
