@@ -16,7 +16,9 @@ use tokio::runtime::Runtime;
 use crate::Settings;
 use crate::measure::{Contender, Sample, in_turns, median, print};
 use crate::programs::{Running, Shale, clear, peer};
-use crate::rows::boot::{boot, export_base, nbd_disk, push_base, serve_base, serve_file, verdict};
+use crate::rows::boot::{
+    boot, export_base, nbd_disk, push_base, serve_base, serve_file, serve_registry, verdict,
+};
 
 pub(crate) fn measure(settings: Settings) -> Result<()> {
     let runtime = Runtime::new().context("start threads")?;
@@ -136,31 +138,6 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// `shale server run` on a free port.
-fn serve_registry(store: &Shale, address_file: &Path) -> Result<(Running, SocketAddr)> {
-    let mut command = store.command();
-    command.args([
-        "--quiet",
-        "server",
-        "run",
-        "--listen",
-        "127.0.0.1:0",
-        "--address-file",
-    ]);
-    let server = Running::server(
-        command.arg(address_file).stdout(Stdio::null()),
-        address_file,
-    )?;
-    let url = std::fs::read_to_string(address_file)?;
-    let address = url.trim().rsplit('/').next().unwrap_or_default();
-    Ok((
-        server,
-        address
-            .parse()
-            .with_context(|| format!("the registry's address {url}"))?,
-    ))
 }
 
 /// `qemu-nbd` of a raw file, read-only, on a port.

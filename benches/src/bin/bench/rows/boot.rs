@@ -1,10 +1,11 @@
 //! What the rows with disks and virtual machines share.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::{Disk, Input, Machine, Qemu, run};
 
 use crate::programs::{Running, Shale, peer};
@@ -45,6 +46,32 @@ pub(crate) fn serve_base(shale: &Shale, socket: &Path, overlay: Option<&Path>) -
         command.arg("--overlay").arg(overlay);
     }
     Running::server(&mut command, socket)
+}
+
+/// `shale server run` on a free port.
+pub(crate) fn serve_registry(store: &Shale, address_file: &Path) -> Result<(Running, SocketAddr)> {
+    let mut command = store.command();
+    std::fs::create_dir_all(store.state())?;
+    command.args([
+        "--quiet",
+        "server",
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--address-file",
+    ]);
+    let server = Running::server(
+        command.arg(address_file).stdout(Stdio::null()),
+        address_file,
+    )?;
+    let url = std::fs::read_to_string(address_file)?;
+    let address = url.trim().rsplit('/').next().unwrap_or_default();
+    Ok((
+        server,
+        address
+            .parse()
+            .with_context(|| format!("the registry's address {url}"))?,
+    ))
 }
 
 /// `qemu-nbd` of a file in this format, on a unix socket.

@@ -1,17 +1,28 @@
-//! P4: the most memory that a push has resident, whatever it pushes.
+//! P4: the most memory that a push has resident, whatever it pushes, and a registry that many read from.
 
 use std::io::{BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use harness::Input;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use crate::Settings;
 use crate::measure::{Contender, Sample, in_turns, print, print_alone};
-use crate::programs::{Running, Shale, clear, peer};
-use crate::rows::boot::verdict;
+use crate::programs::{Running, Shale, clear, peer, resident_peak};
+use crate::rows::boot::{push_base, serve_registry, verdict};
 
 const TARGET_MB: f64 = 300.0;
+const REGISTRY_TARGET_MB: f64 = 200.0;
+const READERS: u64 = 200;
+const RANGES_A_READER: u64 = 50;
+/// About what a frame takes.
+const RANGE_BYTES: u64 = 256 << 10;
 const FILES: u64 = 1_000_000;
 const LARGE_FILE_BYTES: u64 = 4 << 30;
 const FILES_A_DIRECTORY: u64 = 1000;
@@ -107,8 +118,91 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
         "target: at most {TARGET_MB} MB whatever the input: {}",
         verdict(most <= TARGET_MB)
     );
-    println!("not measured here: a registry's memory at 200 readers");
+    registry(&base)
+}
+
+/// The most that a registry has resident while readers ask for ranges as fast as they get them.
+fn registry(base: &Input) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = Shale::new(&directory.path().join("store"))?;
+    push_base(&store, base)?;
+    let packs = packs(&store.repository().join("packs"))?;
+    let (server, address) = serve_registry(&store, &directory.path().join("address"))?;
+    let idle = resident_peak(server.id()).context("the registry runs")?;
+    let runtime = Runtime::new().context("start threads")?;
+    let read = runtime.block_on(async {
+        let mut readers = JoinSet::new();
+        for number in 0..READERS {
+            readers.spawn(reader(address, packs.clone(), number));
+        }
+        let mut sum = 0;
+        while let Some(read) = readers.join_next().await {
+            sum += read??;
+        }
+        Ok::<u64, anyhow::Error>(sum)
+    })?;
+    let peak = resident_peak(server.id()).context("the registry still runs")? as f64 / 1e6;
+    println!(
+        "registry over base: {:.1} MB resident when it listens, {peak:.1} MB at most after {READERS} readers read {:.0} MB",
+        idle as f64 / 1e6,
+        read as f64 / 1e6
+    );
+    println!(
+        "target: at most {REGISTRY_TARGET_MB} MB: {}",
+        verdict(peak <= REGISTRY_TARGET_MB)
+    );
+    println!("not measured: the same over 10 million chunks");
     Ok(())
+}
+
+/// A pack as a registry's readers know it.
+type Pack = (String, u64);
+
+/// The packs below a repository's directory of packs, with their bytes.
+fn packs(directory: &Path) -> Result<Vec<Pack>> {
+    let mut packs = Vec::new();
+    for spread in std::fs::read_dir(directory)? {
+        for pack in std::fs::read_dir(spread?.path())? {
+            let pack = pack?;
+            let name = pack.file_name().into_string().unwrap_or_default();
+            if let Some(hex) = name.strip_suffix(".pack") {
+                packs.push((format!("sha256:{hex}"), pack.metadata()?.len()));
+            }
+        }
+    }
+    ensure!(!packs.is_empty(), "the repository has no packs");
+    Ok(packs)
+}
+
+/// One connection that asks for ranges, one after the other; the bytes it read.
+async fn reader(address: SocketAddr, packs: Vec<Pack>, seed: u64) -> Result<u64> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut stream = BufStream::new(TcpStream::connect(address).await?);
+    let mut body = vec![0; RANGE_BYTES as usize];
+    for _ in 0..RANGES_A_READER {
+        let (pack, len) = &packs[random.usize(..packs.len())];
+        let start = random.u64(..len.saturating_sub(RANGE_BYTES).max(1));
+        let end = (start + RANGE_BYTES).min(*len) - 1;
+        let request = format!(
+            "GET /api/v1/packs/{pack} HTTP/1.1\r\nhost: {address}\r\nrange: bytes={start}-{end}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
+        let mut line = String::new();
+        stream.read_line(&mut line).await?;
+        ensure!(line.contains(" 206 "), "a registry answered {line:?}");
+        while line != "\r\n" {
+            line.clear();
+            ensure!(
+                stream.read_line(&mut line).await? > 0,
+                "a registry ended a connection"
+            );
+        }
+        stream
+            .read_exact(&mut body[..(end - start + 1) as usize])
+            .await?;
+    }
+    Ok(RANGES_A_READER * RANGE_BYTES)
 }
 
 fn small_files(out: &mut dyn Write) -> Result<()> {
