@@ -21,7 +21,11 @@ const INITRDS: [&str; 3] = [
 
 /// Largest kernel or initial RAM disk that is read: they are held in memory. Debian's generic ones have 8
 /// and 40 MiB.
-const MAX_BOOT_FILE_BYTES: u64 = 1 << 30;
+const MAX_BOOT_FILE_BYTES: u64 = 256 << 20;
+
+/// Most block groups of a file system: the reader keeps all of their descriptors in memory, some 16 bytes each,
+/// and takes their number from a superblock that the guest may have written. 16 TiB have 131,072.
+const MAX_GROUPS: u64 = 1 << 20;
 
 /// What a direct boot starts.
 pub(crate) struct BootFiles {
@@ -104,6 +108,7 @@ struct DiskReader {
 /// Where the descriptors of a file system with `meta_bg` lie.
 struct Spread {
     block_bytes: u64,
+    first_block: u64,
     blocks_per_group: u64,
     descriptor_bytes: u64,
     /// The first block of descriptors that lies apart from the others.
@@ -146,27 +151,45 @@ impl Ext4Read for DiskReader {
         };
         self.read_at(start, dst)?;
         if start_byte == SUPERBLOCK_AT && dst.len() == SUPERBLOCK_BYTES {
+            check_groups(dst)?;
             self.spread = Spread::take_out_of(dst);
         }
         Ok(())
     }
 }
 
+fn u16_at(superblock: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([superblock[at], superblock[at + 1]])
+}
+
+fn u32_at(superblock: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(superblock, at)) | u32::from(u16_at(superblock, at + 2)) << 16
+}
+
+/// Refuses superblocks with more groups than a file system has.
+fn check_groups(superblock: &[u8]) -> Result<(), Problem> {
+    let blocks = u64::from(u32_at(superblock, 0x4)) | u64::from(u32_at(superblock, 0x150)) << 32;
+    let per_group = u32_at(superblock, 0x20).max(1);
+    match blocks / u64::from(per_group) {
+        groups if groups > MAX_GROUPS => Err(Problem(format!("it has {groups} block groups"))),
+        _ => Ok(()),
+    }
+}
+
 impl Spread {
     /// Takes the flag out of a superblock that has it.
     fn take_out_of(superblock: &mut [u8]) -> Option<Self> {
-        let u16_at = |at: usize| u16::from_le_bytes([superblock[at], superblock[at + 1]]);
-        let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
-        let incompatible = u32_at(INCOMPATIBLE_AT);
+        let incompatible = u32_at(superblock, INCOMPATIBLE_AT);
         if incompatible & META_BG == 0 {
             return None;
         }
         let this = Self {
             // A larger shift is no file system; the reader refuses it.
-            block_bytes: 1024 << u32_at(0x18).min(6),
-            blocks_per_group: u32_at(0x20).into(),
-            descriptor_bytes: u16_at(0xfe).max(32).into(),
-            first: u32_at(0x104).into(),
+            block_bytes: 1024 << u32_at(superblock, 0x18).min(6),
+            first_block: u32_at(superblock, 0x14).into(),
+            blocks_per_group: u32_at(superblock, 0x20).into(),
+            descriptor_bytes: u16_at(superblock, 0xfe).max(32).into(),
+            first: u32_at(superblock, 0x104).into(),
         };
         let without = (incompatible & !META_BG).to_le_bytes();
         superblock[INCOMPATIBLE_AT..INCOMPATIBLE_AT + 4].copy_from_slice(&without);
@@ -200,7 +223,256 @@ impl Spread {
         let start = block
             .checked_mul(groups)
             .and_then(|group| group.checked_mul(self.blocks_per_group))
+            .and_then(|start| start.checked_add(self.first_block))
             .and_then(|start| start.checked_mul(self.block_bytes));
         start.map_or(u64::MAX - rest, |start| start + rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs::{self, File};
+    use std::ops::Range;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::process::Command;
+    use std::sync::Mutex;
+
+    use shale_model::{BlockRun, BoxFuture, DeviceError, DeviceResult};
+    use tokio::runtime::Runtime;
+
+    use super::*;
+
+    /// A disk in a file, to read.
+    struct FileDisk(File);
+
+    impl BlockDevice for FileDisk {
+        fn size(&self) -> u64 {
+            self.0.metadata().unwrap().len()
+        }
+
+        fn read<'a>(
+            &'a self,
+            offset: u64,
+            buffer: &'a mut [u8],
+        ) -> BoxFuture<'a, DeviceResult<()>> {
+            let read = self.0.read_exact_at(buffer, offset);
+            Box::pin(async { read.map_err(|error| DeviceError::Io(error.to_string())) })
+        }
+
+        fn write<'a>(&'a self, _: u64, _: &'a [u8]) -> BoxFuture<'a, DeviceResult<()>> {
+            Box::pin(async { Err(DeviceError::ReadOnly) })
+        }
+
+        fn zero(&self, _: u64, _: u64) -> BoxFuture<'_, DeviceResult<()>> {
+            Box::pin(async { Err(DeviceError::ReadOnly) })
+        }
+
+        fn flush(&self) -> BoxFuture<'_, DeviceResult<()>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn status(&self, _: u64, len: u64) -> BoxFuture<'_, DeviceResult<Vec<BlockRun>>> {
+            Box::pin(async move { Ok(vec![BlockRun { len, zero: false }]) })
+        }
+    }
+
+    /// A disk that remembers what was read.
+    struct Seen(FileDisk, Mutex<Vec<Range<usize>>>);
+
+    impl BlockDevice for Seen {
+        fn size(&self) -> u64 {
+            self.0.size()
+        }
+
+        fn read<'a>(
+            &'a self,
+            offset: u64,
+            buffer: &'a mut [u8],
+        ) -> BoxFuture<'a, DeviceResult<()>> {
+            let range = offset as usize..offset as usize + buffer.len();
+            self.1.lock().unwrap().push(range);
+            self.0.read(offset, buffer)
+        }
+
+        fn write<'a>(&'a self, offset: u64, data: &'a [u8]) -> BoxFuture<'a, DeviceResult<()>> {
+            self.0.write(offset, data)
+        }
+
+        fn zero(&self, offset: u64, len: u64) -> BoxFuture<'_, DeviceResult<()>> {
+            self.0.zero(offset, len)
+        }
+
+        fn flush(&self) -> BoxFuture<'_, DeviceResult<()>> {
+            self.0.flush()
+        }
+
+        fn status(&self, offset: u64, len: u64) -> BoxFuture<'_, DeviceResult<Vec<BlockRun>>> {
+            self.0.status(offset, len)
+        }
+    }
+
+    /// An ext4 file system of `tree`, made with these options of mke2fs(8).
+    fn disk(tree: &Path, image: &Path, options: &[&str], size: &str) -> Arc<dyn BlockDevice> {
+        let _ = fs::remove_file(image);
+        let mut command = Command::new("mke2fs");
+        command
+            .args(["-q", "-t", "ext4", "-d"])
+            .arg(tree)
+            .args(options);
+        let output = command
+            .arg(image)
+            .arg(size)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let output = output
+            .output()
+            .expect("mke2fs runs (Debian package e2fsprogs)");
+        assert!(output.status.success(), "{output:?}");
+        Arc::new(FileDisk(File::open(image).unwrap()))
+    }
+
+    #[test]
+    fn the_kernel_is_found_through_links_on_every_layout() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
+        fs::create_dir_all(tree.join("boot")).unwrap();
+        let kernel: Vec<u8> = (0..3_000_000u32).map(|n| (n / 5) as u8).collect();
+        fs::write(tree.join("boot/vmlinuz-6.1"), &kernel).unwrap();
+        fs::write(tree.join("boot/initrd.img-6.1"), b"initrd").unwrap();
+        std::os::unix::fs::symlink("boot/vmlinuz-6.1", tree.join("vmlinuz")).unwrap();
+        std::os::unix::fs::symlink("boot/initrd.img-6.1", tree.join("initrd.img")).unwrap();
+        let runtime = Runtime::new().unwrap();
+        for (options, size) in [
+            (&[][..], "64M"),
+            (&["-O", "meta_bg,^resize_inode"], "64M"),
+            // Files are spread over groups whose descriptors lie far apart; small groups make many.
+            (&["-O", "meta_bg,^resize_inode", "-g", "1024"], "2G"),
+            (
+                &[
+                    "-O",
+                    "meta_bg,^resize_inode,metadata_csum,64bit",
+                    "-g",
+                    "1024",
+                ],
+                "2G",
+            ),
+            (
+                &[
+                    "-O",
+                    "meta_bg,^resize_inode,^metadata_csum,^64bit",
+                    "-g",
+                    "512",
+                ],
+                "1G",
+            ),
+            (
+                &[
+                    "-O",
+                    "meta_bg,^resize_inode,metadata_csum,64bit",
+                    "-b",
+                    "1024",
+                ],
+                "512M",
+            ),
+            (&["-O", "^has_journal,^extent,^64bit,^metadata_csum"], "64M"),
+        ] {
+            let disk = disk(&tree, &image, options, size);
+            let found = boot_files(disk, runtime.handle().clone());
+            let found = found.unwrap_or_else(|error| panic!("{options:?}: {error:?}"));
+            assert!(found.kernel == kernel, "{options:?}");
+            assert_eq!(found.initrd.as_deref(), Some(&b"initrd"[..]), "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_without_a_kernel_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
+        fs::create_dir_all(&tree).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let empty = disk(&tree, &image, &[], "16M");
+        let error = boot_files(empty, runtime.handle().clone()).err();
+        assert!(matches!(error, Some(GuestFileError::NoKernel)), "{error:?}");
+        // Neither is a link that leads nowhere.
+        std::os::unix::fs::symlink("boot/gone", tree.join("vmlinuz")).unwrap();
+        let dangling = disk(&tree, &image, &[], "16M");
+        let error = boot_files(dangling, runtime.handle().clone()).err();
+        assert!(matches!(error, Some(GuestFileError::NoKernel)), "{error:?}");
+        fs::write(&image, vec![7; 1 << 20]).unwrap();
+        let noise = Arc::new(FileDisk(File::open(&image).unwrap()));
+        let error = boot_files(noise, runtime.handle().clone()).err();
+        assert!(
+            matches!(error, Some(GuestFileError::FileSystem(_))),
+            "{error:?}"
+        );
+    }
+
+    /// A guest that wants to harm its host writes what it likes: the reader comes back, and takes little
+    /// memory. Where it panics, the service answers that the work was interrupted.
+    #[test]
+    fn damaged_file_systems_end_the_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
+        fs::create_dir_all(&tree).unwrap();
+        fs::write(tree.join("vmlinuz"), vec![3; 200_000]).unwrap();
+        // Without checksums, damage goes unnoticed for longer.
+        let options = [
+            "-O",
+            "meta_bg,^resize_inode,^metadata_csum",
+            "-g",
+            "1024",
+            "-N",
+            "256",
+        ];
+        let disk_bytes = {
+            disk(&tree, &image, &options, "32M");
+            fs::read(&image).unwrap()
+        };
+        let runtime = Runtime::new().unwrap();
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&image)
+            .unwrap();
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = move || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize
+        };
+        // What a reading looks at, less the kernel itself.
+        let seen = Arc::new(Seen(
+            FileDisk(File::open(&image).unwrap()),
+            Mutex::default(),
+        ));
+        boot_files(seen.clone(), runtime.handle().clone())
+            .ok()
+            .unwrap();
+        let looked: BTreeSet<usize> = seen.1.lock().unwrap().iter().cloned().flatten().collect();
+        // Most of a block of metadata is zeros that nobody looks at.
+        let metadata = looked
+            .into_iter()
+            .filter(|at| ![0, 3].contains(&disk_bytes[*at]));
+        let metadata: Vec<usize> = metadata.collect();
+        let (mut read, mut refused) = (0, 0);
+        std::panic::set_hook(Box::new(|_| {}));
+        for _ in 0..500 {
+            let at = metadata[random() % metadata.len()];
+            file.write_all_at(&[random() as u8; 4][..1 + random() % 4], at as u64)
+                .unwrap();
+            let reader: Arc<dyn BlockDevice> = Arc::new(FileDisk(File::open(&image).unwrap()));
+            let handle = runtime.handle().clone();
+            let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                boot_files(reader, handle)
+            }));
+            match found {
+                Ok(Ok(_)) => read += 1,
+                _ => refused += 1,
+            }
+            let end = disk_bytes.len().min(at + 4);
+            file.write_all_at(&disk_bytes[at..end], at as u64).unwrap();
+        }
+        let _ = std::panic::take_hook();
+        assert!(read > 10 && refused > 10, "{read} read, {refused} refused");
     }
 }

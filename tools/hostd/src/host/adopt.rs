@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use shale_hvplug::VmState;
-
 use crate::console;
 use crate::error::HostResult;
 use crate::name::InstanceName;
@@ -12,6 +10,13 @@ use crate::served::Served;
 
 use super::instance::Instance;
 use super::{Host, remove_dir};
+
+/// What a look at an instance found.
+enum Look {
+    Well,
+    /// Its machine ended by itself.
+    Ended,
+}
 
 impl Host {
     /// Takes up every instance that an earlier service left.
@@ -29,7 +34,10 @@ impl Host {
                     self.discard(&instance)?;
                     continue;
                 }
-                Ok(Some(record)) => self.adopt(&instance, record),
+                Ok(Some(record)) => {
+                    instance.live().record = Some(record);
+                    self.adopt(&instance);
+                }
                 Err(error) => instance.live().trouble = Some(error.failure().message),
             }
             self.instances().insert(name, instance);
@@ -37,22 +45,26 @@ impl Host {
         Ok(())
     }
 
-    /// Takes over a machine that runs; one that does not stays as it is.
-    fn adopt(&self, instance: &Instance, record: Record) {
+    /// Takes over the machine of an instance, if it runs. Blocks.
+    fn adopt(&self, instance: &Instance) {
+        let Some(record) = instance.live().record.clone() else {
+            return;
+        };
         let found = self.driver.attach(&instance.paths.vm_files());
+        let taken = match found {
+            Ok(None) => return,
+            Ok(Some(vm)) => self.serve(instance, &record).map(|disk| (vm, disk)),
+            Err(error) => Err(error.into()),
+        };
         let mut live = instance.live();
-        match found {
-            Ok(None) => {}
-            Ok(Some(vm)) => {
+        match taken {
+            Ok((vm, disk)) => {
                 live.vm = Some(vm);
-                match self.serve(instance, &record) {
-                    Ok(disk) => live.disk = Some(disk),
-                    Err(error) => live.trouble = Some(error.failure().message),
-                }
+                live.disk = Some(disk);
+                live.trouble = None;
             }
-            Err(error) => live.trouble = Some(error.to_string()),
+            Err(error) => live.trouble = Some(error.failure().message),
         }
-        live.record = Some(record);
     }
 
     /// Offers the disk of an instance. Blocks.
@@ -70,24 +82,43 @@ impl Host {
         remove_dir(&instance.paths.dir)
     }
 
-    /// Notices machines that ended, and keeps logs bounded.
+    /// Notices machines that ended, and those that an earlier service was starting when it was killed; keeps
+    /// logs bounded.
     pub(super) async fn look_after_all(self: &Arc<Self>) {
         for instance in self.all() {
-            let Some(vm) = instance.vm() else { continue };
-            let log = vm.files.console_log.clone();
-            let driver = self.driver.clone();
-            let look = move |_: &Arc<Host>| {
-                // A log that cannot be cut is cut the next time.
-                let _ = console::rotate(&log);
-                Ok(vm.process.runs() || driver.state(&vm)? != VmState::Ended)
+            // Whoever changes it notices by itself.
+            let Ok(_changing) = instance.changing.try_lock() else {
+                continue;
             };
-            if let Ok(false) = self.blocking(look).await {
-                // Whoever changes it will notice by itself.
-                if let Ok(_changing) = instance.changing.try_lock() {
-                    self.settle(&instance).await;
-                }
+            let this = instance.clone();
+            let look = self.blocking(move |host| Ok(host.look_after(&this))).await;
+            if let Ok(Look::Ended) = look {
+                self.settle(&instance).await;
             }
         }
+    }
+
+    /// Blocks.
+    fn look_after(&self, instance: &Instance) -> Look {
+        let (vm, phase) = {
+            let live = instance.live();
+            (
+                live.vm.clone(),
+                live.record.as_ref().map(|record| record.phase),
+            )
+        };
+        match vm {
+            Some(vm) => {
+                // A log that cannot be cut is cut the next time.
+                let _ = console::rotate(&vm.files.console_log);
+                if !vm.process.runs() {
+                    return Look::Ended;
+                }
+            }
+            None if phase == Some(Phase::Started) => self.adopt(instance),
+            None => {}
+        }
+        Look::Well
     }
 
     /// Closes what an instance has whose machine ended, and keeps that it is stopped.

@@ -98,10 +98,7 @@ impl Host {
     fn prepare(&self, instance: &Instance) -> HostResult<Record> {
         let record = instance.live().record.clone();
         let mut record = record.ok_or_else(|| HostError::Busy(instance.name.to_string()))?;
-        // A machine that an earlier service was starting when it was killed.
-        if let Some(vm) = self.driver.attach(&instance.paths.vm_files())? {
-            self.driver.stop(&vm, shale_hvplug::Stop::PowerCut)?;
-        }
+        self.cut_power(instance)?;
         private_dir(&instance.paths.run).map_err(system("make", &instance.paths.run))?;
         let disk = self.serve(instance, &record)?;
         let device = disk.device();

@@ -110,13 +110,25 @@ impl Host {
     pub(super) async fn remove(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         let _changing = instance.changing.lock().await;
-        if let Some(vm) = instance.vm() {
-            self.cut(&vm).await?;
-        }
+        let this = instance.clone();
+        self.blocking(move |host| host.cut_power(&this)).await?;
         self.settle(&instance).await;
-        let this: Arc<Instance> = instance.clone();
+        let this = instance.clone();
         self.blocking(move |host| host.discard(&this)).await?;
         self.instances().remove(name);
         Ok(Outcome::Nothing)
+    }
+
+    /// Ends the machine of an instance, also one that is not known of: an earlier service was starting it when
+    /// it was killed. Blocks.
+    pub(super) fn cut_power(&self, instance: &Instance) -> HostResult<()> {
+        let vm = match instance.vm() {
+            Some(vm) => Some(vm),
+            None => self.driver.attach(&instance.paths.vm_files())?,
+        };
+        match vm {
+            Some(vm) => Ok(self.driver.stop(&vm, Stop::PowerCut)?),
+            None => Ok(()),
+        }
     }
 }

@@ -1,0 +1,253 @@
+//! The service's socket: what it answers to whom.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use shale_files::MemoryFiles;
+use shale_hostd::api::{API_VERSION, FailureKind, Outcome, Request};
+use shale_hostd::*;
+use shale_hvplug::*;
+use shale_nbd::listen_unix;
+use shale_view::{Cache, CacheSettings, Counters};
+use tokio::runtime::Runtime;
+
+/// A hypervisor that is not installed.
+struct NoDriver;
+
+impl Driver for NoDriver {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            driver: "none",
+            missing: Some("it does not exist".into()),
+            accelerations: vec![],
+        }
+    }
+
+    fn start(&self, _: &Machine) -> DriverResult<Vm> {
+        Err(DriverError::Ended)
+    }
+
+    fn attach(&self, _: &VmFiles) -> DriverResult<Option<Vm>> {
+        Ok(None)
+    }
+
+    fn state(&self, _: &Vm) -> DriverResult<VmState> {
+        Ok(VmState::Ended)
+    }
+
+    fn stop(&self, _: &Vm, _: Stop) -> DriverResult<()> {
+        Ok(())
+    }
+
+    fn pause(&self, _: &Vm) -> DriverResult<()> {
+        Err(DriverError::Ended)
+    }
+
+    fn resume(&self, _: &Vm) -> DriverResult<()> {
+        Err(DriverError::Ended)
+    }
+
+    fn console(&self, _: &Vm) -> PathBuf {
+        PathBuf::new()
+    }
+}
+
+fn open(state: &Path, runtime: &Runtime) -> HostResult<Arc<Host>> {
+    let cache = CacheSettings { cap_bytes: 8 << 20 };
+    Host::open(HostParts {
+        dirs: HostDirs {
+            state: state.join("state"),
+            cache: state.join("cache"),
+        },
+        driver: Arc::new(NoDriver),
+        open_place: Box::new(|address| Err(format!("`{address}` is not there").into())),
+        cache: Arc::new(Cache::open(Arc::new(MemoryFiles::new()), cache).unwrap()),
+        counters: Arc::new(Counters::default()),
+        clock: SystemTime::now,
+        runtime: runtime.handle().clone(),
+    })
+}
+
+/// A service that runs until it is asked to end.
+struct Service {
+    dir: tempfile::TempDir,
+    socket: PathBuf,
+    runtime: Runtime,
+}
+
+fn serve() -> Service {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::new().unwrap();
+    let host = open(dir.path(), &runtime).unwrap();
+    let socket = dir.path().join("socket");
+    let listener = runtime.block_on(async { listen_unix(&socket) }).unwrap();
+    let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap());
+    runtime.spawn(async move {
+        let control = serve_control(host.clone(), listener, uid, host.ended());
+        tokio::join!(control, host.run(std::future::pending()));
+    });
+    Service {
+        dir,
+        socket,
+        runtime,
+    }
+}
+
+impl Service {
+    fn call(&self, request: Request) -> Result<Outcome, CallError> {
+        HostClient::connect(&self.socket)?.call(request, |_, _| {})
+    }
+
+    /// The last line that comes back for these bytes.
+    fn answer(&self, bytes: &[u8]) -> Value {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        // The service may have enough before it has read all.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let last = BufReader::new(stream).lines().map_while(Result::ok).last();
+        serde_json::from_str(&last.unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+fn kind(result: Result<Outcome, CallError>) -> FailureKind {
+    match result {
+        Err(CallError::Failed(failure)) => failure.kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn requests_are_answered() {
+    let service = serve();
+    assert!(matches!(service.call(Request::Hello), Ok(Outcome::Nothing)));
+    let listed = service.call(Request::List).unwrap();
+    let Outcome::Instances { instances, damaged } = listed else {
+        panic!("{listed:?}")
+    };
+    assert!(instances.is_empty() && damaged.is_empty());
+    let name = || "web".to_owned();
+    assert_eq!(
+        kind(service.call(Request::Inspect { name: name() })),
+        FailureKind::NotFound
+    );
+    assert_eq!(
+        kind(service.call(Request::Remove { name: name() })),
+        FailureKind::NotFound
+    );
+    let odd = Request::Pause {
+        name: "../x".into(),
+    };
+    assert_eq!(kind(service.call(odd)), FailureKind::Invalid);
+    assert!(service.call(Request::End).is_ok());
+    let gone = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        UnixStream::connect(&service.socket).is_err()
+    });
+    assert!(gone, "it ends when it is asked to");
+    assert!(matches!(
+        service.call(Request::Hello),
+        Err(CallError::NoService(_))
+    ));
+}
+
+#[test]
+fn a_deployment_that_fails_leaves_nothing() {
+    let service = serve();
+    let call = json!({ "version": API_VERSION, "request": { "deploy": {
+        "name": "web", "reference": "demo/base", "repository": "/nowhere",
+        "login": { "user": null, "authorized_keys": [], "identity_file": null },
+        "machine": { "memory_bytes": null, "cpus": null, "disk_bytes": null, "acceleration": "tcg" },
+        "ports": [], "wait": "none",
+    } } });
+    for _ in 0..2 {
+        let answer = service.answer(format!("{call}\n").as_bytes());
+        let message = answer["failed"]["message"].as_str().unwrap();
+        assert_eq!(message, "open the repository: `/nowhere` is not there");
+    }
+    let left: Vec<_> = std::fs::read_dir(service.dir.path().join("state/instances"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["host.lock"]);
+}
+
+#[test]
+fn whatever_a_client_sends_it_gets_an_answer() {
+    let service = serve();
+    let good = json!({ "version": API_VERSION, "request": "hello" }).to_string();
+    for (bytes, kind) in [
+        (format!("{good}\n"), None),
+        // The end of the input ends the line too.
+        (good.clone(), None),
+        (String::new(), Some("invalid")),
+        ("\n".into(), Some("invalid")),
+        ("hello\n".into(), Some("invalid")),
+        (
+            json!({ "version": API_VERSION, "request": "dance" }).to_string(),
+            Some("invalid"),
+        ),
+        (
+            json!({ "version": API_VERSION + 1, "request": "hello" }).to_string(),
+            Some("conflict"),
+        ),
+        (json!({ "request": "hello" }).to_string(), Some("conflict")),
+        ("[".repeat(100_000), Some("invalid")),
+        ("x".repeat(3 << 20), Some("invalid")),
+    ] {
+        let answer = service.answer(bytes.as_bytes());
+        let start: String = bytes.chars().take(60).collect();
+        match kind {
+            None => assert_eq!(answer["done"], "nothing", "{start}: {answer}"),
+            Some(kind) => assert_eq!(answer["failed"]["kind"], kind, "{start}: {answer}"),
+        }
+    }
+}
+
+#[test]
+fn a_state_directory_has_one_service() {
+    let service = serve();
+    let error = open(service.dir.path(), &service.runtime).err().unwrap();
+    assert_eq!(error.failure().kind, FailureKind::Conflict);
+    assert!(error.failure().hint.is_some());
+}
+
+#[test]
+fn what_was_half_made_is_removed_and_damage_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::new().unwrap();
+    let instances = dir.path().join("state/instances");
+    let put = |name: &str, record: Option<&str>| {
+        std::fs::create_dir_all(instances.join(name).join("overlay")).unwrap();
+        if let Some(record) = record {
+            std::fs::write(instances.join(name).join("record.json"), record).unwrap();
+        }
+    };
+    put("removed", None);
+    put("damaged", Some("{"));
+    put("Not-Ours", None);
+    let host = open(dir.path(), &runtime).unwrap();
+    assert!(!instances.join("removed").exists());
+    assert!(instances.join("Not-Ours").exists());
+    let socket = dir.path().join("socket");
+    let listener = runtime.block_on(async { listen_unix(&socket) }).unwrap();
+    runtime.spawn(async move { serve_control(host, listener, 0, std::future::pending()).await });
+    let client = || HostClient::connect(&socket).unwrap();
+    let listed = client().call(Request::List, |_, _| {}).unwrap();
+    let Outcome::Instances { damaged, .. } = listed else {
+        panic!("{listed:?}")
+    };
+    assert_eq!(damaged[0].name, "damaged");
+    let name = || "damaged".to_owned();
+    let inspected = client().call(Request::Inspect { name: name() }, |_, _| {});
+    assert_eq!(kind(inspected), FailureKind::Integrity);
+    let removed = client().call(Request::Remove { name: name() }, |_, _| {});
+    assert!(removed.is_ok(), "{removed:?}");
+    assert!(!instances.join("damaged").exists());
+}

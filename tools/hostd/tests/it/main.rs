@@ -1,0 +1,4 @@
+//! The host service with a driver that starts nothing, and seeded disks over a source in memory.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod control;
