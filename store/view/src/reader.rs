@@ -353,6 +353,7 @@ impl ChunkReader {
         call: impl Fn() -> shale_model::BoxFuture<'a, SeamResult<T>>,
     ) -> Result<T, ReadError> {
         let mut wait = self.retry.first_wait;
+        let mut bad = 0;
         loop {
             let error = match call().await {
                 Ok(answer) => return Ok(answer),
@@ -360,8 +361,10 @@ impl ChunkReader {
             };
             match error.trouble {
                 Trouble::NotFound => return Err(ReadError::Missing(chunk)),
-                Trouble::Unavailable | Trouble::Failed | Trouble::Integrity | Trouble::NoSpace => {}
-                Trouble::Denied | Trouble::Conflict | Trouble::Invalid => {
+                // What is damaged at its source, such as a repository's index, does not heal by waiting.
+                Trouble::Integrity if bad + 1 < self.retry.bad_bytes => bad += 1,
+                Trouble::Unavailable | Trouble::Failed | Trouble::NoSpace => {}
+                Trouble::Integrity | Trouble::Denied | Trouble::Conflict | Trouble::Invalid => {
                     let source = error;
                     return Err(ReadError::Refused { chunk, source });
                 }

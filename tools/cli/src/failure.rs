@@ -3,7 +3,9 @@
 use std::io;
 use std::process::ExitCode;
 
+use shale_hostd::{ComposeError, PlaceError};
 use shale_model::{SeamError, Trouble};
+use shale_view::{OverlayError, ReadError};
 
 use crate::output::note;
 
@@ -82,6 +84,7 @@ fn hint_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> 
 }
 
 fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    let cause = opened(cause);
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.exit);
     }
@@ -96,6 +99,12 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             Trouble::NoSpace | Trouble::Failed => Exit::Failure,
         });
     }
+    if cause.downcast_ref().is_some_and(is_damage) {
+        return Some(Exit::Integrity);
+    }
+    if cause.downcast_ref().is_some_and(PlaceError::in_use) {
+        return Some(Exit::Conflict);
+    }
     if cause.is::<shale_model::FormatError>() {
         return Some(Exit::Integrity);
     }
@@ -105,5 +114,27 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     match cause.downcast_ref::<shale_files::LockError>() {
         Some(shale_files::LockError::Held { .. }) => Some(Exit::Conflict),
         _ => None,
+    }
+}
+
+/// Whether a chunk cannot be read because its source lost it or changed it. A source that finds a question
+/// impossible has other bytes than its own index says.
+fn is_damage(error: &ReadError) -> bool {
+    match error {
+        ReadError::Corrupt { .. } | ReadError::Missing(_) => true,
+        ReadError::Refused { source, .. } => source.trouble == Trouble::Invalid,
+    }
+}
+
+/// The error in a transparent wrapper, which stands in the chain in its place.
+fn opened<'a>(
+    cause: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(ComposeError::Seam(error)), _) => error,
+        (Some(ComposeError::Read(error)), _) => error,
+        (_, Some(OverlayError::Format(error))) => error,
+        (_, Some(OverlayError::Lock(error))) => error,
+        _ => cause,
     }
 }

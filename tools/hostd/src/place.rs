@@ -54,6 +54,16 @@ pub enum PlaceError {
     Remote(#[from] SetupError),
 }
 
+impl PlaceError {
+    /// Whether it is there, and another process has it.
+    pub fn in_use(&self) -> bool {
+        matches!(
+            self,
+            PlaceError::Index(shale_index::OpenError::InUse { .. })
+        )
+    }
+}
+
 impl Place {
     /// Opens the repository in `path`, making one there if the directory is empty or missing.
     pub fn local(path: &Path) -> Result<Self, PlaceError> {

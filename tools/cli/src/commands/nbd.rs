@@ -67,6 +67,8 @@ impl Nbd {
         context.runtime.block_on(async {
             let listener = listen_unix(&self.socket)?;
             let server = Server::new(exports, Settings::default());
+            // Before anyone is told that it serves, and may end it.
+            let mut terminate = signal(SignalKind::terminate()).context("watch signals")?;
             if !context.global.quiet {
                 note!(
                     "serving {} on {}",
@@ -74,7 +76,6 @@ impl Nbd {
                     self.socket.display()
                 );
             }
-            let mut terminate = signal(SignalKind::terminate()).context("watch signals")?;
             let ended = async move {
                 tokio::select! {
                     _ = tokio::signal::ctrl_c() => {}

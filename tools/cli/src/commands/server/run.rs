@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shale_files::DirFiles;
-use shale_hostd::Place;
+use shale_hostd::{Place, private_dir};
 use shale_registry::{
     Admission, Answered, BindError, Certificate, Encryption, Observer, Registry, Settings,
     TokenStore,
@@ -67,7 +67,9 @@ impl Run {
             return Err(Failure::new(Exit::Usage, text).into());
         };
         raise_open_files();
-        let files = Arc::new(DirFiles::open(&context.dirs.state)?);
+        let state = &context.dirs.state;
+        private_dir(state).with_context(|| format!("make `{}`", state.display()))?;
+        let files = Arc::new(DirFiles::open(state)?);
         let tokens = TokenStore::new(files.clone(), Arc::new(Instant::now));
         let admission = match (self.insecure_no_auth, self.listen.ip().is_loopback()) {
             (true, _) => Admission::InsecureNoAuth,
