@@ -11,6 +11,7 @@ mod arrows;
 mod boot;
 mod compose;
 mod export;
+mod hostile;
 mod kill;
 mod merge;
 mod nbd;
