@@ -299,7 +299,7 @@ fn a_registry_with_tls_and_tokens_lets_in_those_who_have_them() -> Result<()> {
     };
     assert_eq!(
         push(Some(&writer), &other)?,
-        Some(6),
+        Some(4),
         "another's certificate is not believed"
     );
     server.terminate()
