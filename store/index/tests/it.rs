@@ -177,13 +177,13 @@ fn an_index_of_a_later_version_is_told_apart() {
 /// Chunks of each pack that the killed process adds.
 const KILLED_CHUNKS: u64 = 300;
 
-/// A file in the working directory of a process that will be killed: without it nobody would end it.
+/// A file in the working directory of a process that will be killed. Where it is missing nobody would end the
+/// process, and it does nothing.
 const KILLABLE: &str = "killable";
 
 /// Not a test: what [`what_was_added_survives_kill_9`] kills. Adds packs to the index in its working
 /// directory, and says so after each.
 #[test]
-#[ignore = "run and killed by another test"]
 fn child_adds_packs() {
     if !Path::new(KILLABLE).exists() {
         return;
@@ -205,7 +205,7 @@ fn what_was_added_survives_kill_9() {
     let mut added = 0;
     for round in 0..8 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_adds_packs", "--ignored", "--nocapture"])
+            .args(["--exact", "child_adds_packs", "--nocapture"])
             .current_dir(dir.path())
             .stdout(Stdio::piped())
             .spawn()
