@@ -131,7 +131,7 @@ impl Context {
             return Err(Failure::new(Exit::Usage, text).into());
         }
         match registry {
-            Some(registry) => self.places().open(&registry_url(&registry)),
+            Some(registry) => self.places().open(&registry_url(&registry)?),
             None => self.place(),
         }
     }

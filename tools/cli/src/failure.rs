@@ -108,7 +108,7 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<shale_model::FormatError>() {
         return Some(Exit::Integrity);
     }
-    if cause.is::<shale_model::ReferenceError>() {
+    if cause.is::<shale_model::ReferenceError>() || cause.is::<shale_client::AddressError>() {
         return Some(Exit::Usage);
     }
     match cause.downcast_ref::<shale_files::LockError>() {

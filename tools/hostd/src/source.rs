@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use shale_client::{Address, AddressError};
 use shale_model::{Platform, Reference, TemplateId};
 use shale_view::{Cache, ChunkReader, Counters, RetrySettings};
 use tokio::runtime::Handle;
@@ -16,9 +17,9 @@ use crate::place::Place;
 /// network: guests that run are found again without one.
 pub type OpenPlace = Box<dyn Fn(&str) -> Result<Place, PlaceFailure> + Send + Sync>;
 
-/// The URL of a registry that a reference names by its host: nobody can mean another protocol than HTTPS.
-pub fn registry_url(host: &str) -> String {
-    format!("https://{host}")
+/// The URL of a registry that a reference names by its host: HTTP on loopback, HTTPS everywhere else.
+pub fn registry_url(host: &str) -> Result<String, AddressError> {
+    Ok(host.parse::<Address>()?.to_string())
 }
 
 /// A repository with what reads it. All of a host's share one cache.

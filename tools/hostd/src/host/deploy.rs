@@ -94,7 +94,7 @@ impl Host {
         progress.stage(Stage::Compose);
         let reference: Reference = wish.reference.parse()?;
         let address = match &reference.registry {
-            Some(registry) => registry_url(registry),
+            Some(registry) => registry_url(registry)?,
             None => wish.repository.clone(),
         };
         let asked = address.clone();
