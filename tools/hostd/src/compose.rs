@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shale_files::{DirFiles, FileError, FilePath, Files, put_durably, read_file};
+use shale_files::{DirFiles, FileError, FilePath, Files, Operation, put_durably, read_file};
 use shale_image::identity::IdentityError;
 use shale_image::merge::{
     self, ChunkBytes, Conflict, MergeError, MergeNote, NamedLayer, StackLayer,
@@ -18,9 +18,14 @@ use shale_model::{
 use shale_view::{ChunkReader, PlanFile, PlanFileError, ReadError, open_plan};
 use tokio::runtime::Handle;
 
+use crate::keys;
+
 /// Version of everything between layers and plan. A plan that an older version made is not used for
 /// new instances; those that pinned it keep it (I3).
 const COMPOSE_VERSION: &str = "1";
+
+/// End of the name of a file that is being written.
+const UNFINISHED: &str = ".new";
 
 /// Makes plans, and keeps them.
 pub struct Composer {
@@ -320,9 +325,30 @@ fn keep_plan(
         ),
         (name_of(id), hex.as_bytes()),
     ] {
-        let temp = FilePath::new(&format!("{hex}.{}.new", std::process::id())).unwrap_or_default();
-        let _ = files.remove(&temp);
+        let temp = FilePath::new(&unique(&hex)?).unwrap_or_default();
         put_durably(files, &temp, &name, |file| file.write_at(0, content))?;
+    }
+    Ok(())
+}
+
+/// The name of a temp file that nobody else uses: two instances of a template may be made at once.
+fn unique(hex: &str) -> Result<String, FileError> {
+    let mut random = [0; 8];
+    let taken = keys::random(&mut random);
+    taken.map_err(|error| FileError::new(Operation::Create, hex, error))?;
+    Ok(format!(
+        "{hex}.{:016x}{UNFINISHED}",
+        u64::from_le_bytes(random)
+    ))
+}
+
+/// Removes plans that were not written to their end from the directory `plans`, which no other process uses.
+pub(crate) fn remove_unfinished(plans: &Path) -> Result<(), FileError> {
+    let files = DirFiles::open(plans)?;
+    for entry in files.list(&FilePath::root())? {
+        if entry.name.ends_with(UNFINISHED) {
+            files.remove(&FilePath::new(&entry.name).unwrap_or_default())?;
+        }
     }
     Ok(())
 }

@@ -14,6 +14,9 @@ use crate::name::InstanceName;
 /// `format` of a record.
 const FORMAT: &str = "shale.instance.v1";
 
+/// End of the name of a record that is being written; no name of an instance has a dot.
+const TEMP: &str = ".record";
+
 /// Longest record that is read; they have about a thousand bytes.
 const MAX_RECORD_BYTES: usize = 1 << 20;
 
@@ -113,9 +116,14 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// The records in the existing directory `root`.
+    /// The records in the existing directory `root`, which no other process uses.
     pub(crate) fn open(root: PathBuf) -> HostResult<Self> {
         let files = DirFiles::open(&root)?;
+        // What a service was writing when it was killed.
+        let entries = files.list(&FilePath::root())?;
+        for entry in entries.iter().filter(|entry| entry.name.ends_with(TEMP)) {
+            files.remove(&path(&entry.name))?;
+        }
         Ok(Self { files, root })
     }
 
@@ -141,7 +149,7 @@ impl Records {
     pub(crate) fn put(&self, name: &InstanceName, record: &Record) -> HostResult<()> {
         // Strings, numbers and lists have no way not to become JSON.
         let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
-        let temp = path(&format!("{name}.record"));
+        let temp = path(&format!("{name}{TEMP}"));
         let _ = self.files.remove(&temp);
         put_durably(&self.files, &temp, &record_path(name), |file| {
             file.write_at(0, &bytes)

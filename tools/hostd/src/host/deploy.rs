@@ -22,7 +22,6 @@ use crate::seed::seed;
 use crate::source::{Source, registry_url};
 
 use super::instance::Instance;
-use super::start::free_ssh_port;
 use super::{Host, Progress};
 
 /// Processors of an instance that asks for none: what a small server has.
@@ -145,6 +144,7 @@ impl Host {
             host_key: new.host_key,
         };
         let mut record = self.record(&wish, repository, &image, disk_bytes, login)?;
+        self.choose_port(instance, &mut record)?;
         self.keep(&instance.name, &record)?;
 
         let dir = instance.paths.overlay();
@@ -188,7 +188,6 @@ impl Host {
             command_line: machine.command_line.clone(),
             created: self.now(),
         };
-        let ssh_port = free_ssh_port(&self.ports_of_others(&wish.name))?;
         Ok(Record::new(
             origin,
             NewRecord {
@@ -200,7 +199,7 @@ impl Host {
                     acceleration: wish.machine.acceleration,
                 },
                 ports: wish.ports.clone(),
-                login: LoginRecord { ssh_port, ..login },
+                login,
             },
         ))
     }

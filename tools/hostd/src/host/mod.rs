@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{Answer, Outcome, Request, Stage};
+use crate::compose::remove_unfinished;
 use crate::dirs::{HostDirs, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::name::InstanceName;
@@ -61,6 +62,8 @@ pub struct Host {
     clock: fn() -> SystemTime,
     runtime: Handle,
     instances: Mutex<BTreeMap<InstanceName, Arc<Instance>>>,
+    /// Held from looking for a free port until the record that has it can be seen.
+    choosing_port: Mutex<()>,
     end: watch::Sender<bool>,
     _lock: Lock,
 }
@@ -104,6 +107,7 @@ impl Host {
         // No name of an instance has a dot.
         let lock = FilePath::new("host.lock").unwrap_or_default();
         let lock = files.lock(&lock, LockKind::Exclusive, IfHeld::Fail)?;
+        remove_unfinished(&dirs.plans())?;
         let sources = Sources::new(
             parts.open_place,
             parts.cache,
@@ -119,6 +123,7 @@ impl Host {
             clock: parts.clock,
             runtime,
             instances: Mutex::default(),
+            choosing_port: Mutex::default(),
             end: watch::Sender::new(false),
             _lock: lock,
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use shale_hvplug::{DirectBoot, DiskOffer, Forward, Machine, Vm};
@@ -111,8 +111,7 @@ impl Host {
             }
         }
         if !is_free(record.login.ssh_port) {
-            let others = self.ports_of_others(instance.name.as_str());
-            record.login.ssh_port = free_ssh_port(&others)?;
+            self.choose_port(instance, &mut record)?;
         }
         record.phase = Phase::Started;
         self.keep(&instance.name, &record)?;
@@ -213,11 +212,26 @@ impl Host {
         }
     }
 
+    /// Gives an instance a port for SSH that nobody uses now and no other instance will. Blocks.
+    pub(super) fn choose_port(&self, instance: &Instance, record: &mut Record) -> HostResult<()> {
+        let _alone = self
+            .choosing_port
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let taken = self.ports_of_others(&instance.name);
+        let mut ports = FIRST_SSH_PORT..FIRST_SSH_PORT + SSH_PORTS;
+        let free = ports.find(|port| !taken.contains(port) && is_free(*port));
+        record.login.ssh_port = free.ok_or(HostError::NoPort)?;
+        // Seen by whoever looks for a port from now on.
+        instance.live().record = Some(record.clone());
+        Ok(())
+    }
+
     /// Ports of this machine that other instances have, running or not.
-    pub(super) fn ports_of_others(&self, name: &str) -> BTreeSet<u16> {
+    fn ports_of_others(&self, name: &InstanceName) -> BTreeSet<u16> {
         let mut ports = BTreeSet::new();
         for other in self.all() {
-            if other.name.as_str() != name
+            if other.name != *name
                 && let Some(record) = &other.live().record
             {
                 ports.extend(record.ports.iter().map(|port| port.host));
@@ -226,13 +240,6 @@ impl Host {
         }
         ports
     }
-}
-
-/// A port for SSH that nobody uses now and no other instance will.
-pub(super) fn free_ssh_port(taken: &BTreeSet<u16>) -> HostResult<u16> {
-    let mut ports = FIRST_SSH_PORT..FIRST_SSH_PORT + SSH_PORTS;
-    let free = ports.find(|port| !taken.contains(port) && is_free(*port));
-    free.ok_or(HostError::NoPort)
 }
 
 /// Whether nobody listens on this port of the loopback.
