@@ -19,3 +19,4 @@ mod oracle;
 mod registry;
 mod sources;
 mod trees;
+mod vm;

@@ -1,0 +1,221 @@
+//! A host of its own for a test, with everything that it starts.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use harness::{Input, Shale, run};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// A host whose service and machines end when this is dropped.
+pub(super) struct Vms {
+    pub(super) shale: Shale,
+}
+
+impl Vms {
+    pub(super) fn new() -> Result<Self> {
+        let shale = Shale::new()?;
+        Ok(Self { shale })
+    }
+
+    /// A host with a template `test/kernel` that has a kernel and nothing that it could start: machines of it run,
+    /// and cost little.
+    pub(super) fn with_kernel_only() -> Result<Self> {
+        let vms = Self::new()?;
+        let tree = tempfile::tempdir()?;
+        fs::create_dir(tree.path().join("boot"))?;
+        fs::create_dir(tree.path().join("etc"))?;
+        fs::copy(Input::base()?.kernel()?, tree.path().join("boot/vmlinuz"))?;
+        run(vms
+            .shale
+            .command()
+            .arg("push")
+            .arg(tree.path())
+            .arg("test/kernel"))?;
+        Ok(vms)
+    }
+
+    /// `shale vm` with these arguments.
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.shale.command();
+        command
+            .arg("vm")
+            .args(arguments)
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<String> {
+        run(&mut self.command(arguments))
+    }
+
+    /// What a command in the guest printed. The SSH server may come a moment after the login prompt.
+    pub(super) fn ssh(&self, name: &str, command: &str) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            let done = run(&mut self.command(&["ssh", name, "--", command]));
+            if done.is_ok() || begun.elapsed() > Duration::from_secs(60) {
+                return done;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    pub(super) fn state(&self, name: &str) -> Result<String> {
+        let shown = self.run(&["inspect", name, "--format", "json"])?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        Ok(shown["state"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.shale.home().join(".state").join(below)
+    }
+
+    pub(super) fn overlay(&self, name: &str) -> PathBuf {
+        self.path("instances").join(name).join("overlay")
+    }
+
+    /// The number of the process that listens on the service's socket.
+    pub(super) fn service_pid(&self) -> Result<Pid> {
+        let stream = UnixStream::connect(self.path("run/host.sock"))?;
+        Ok(rustix::net::sockopt::socket_peercred(&stream)?.pid)
+    }
+
+    /// Kills the service; who it was.
+    pub(super) fn kill_service(&self) -> Result<Pid> {
+        let pid = self.service_pid()?;
+        kill_process(pid, Signal::KILL)?;
+        wait_for_end(pid)?;
+        // The last of its threads may close the socket a moment later.
+        let begun = Instant::now();
+        while self.service_pid().is_ok() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(pid)
+    }
+
+    fn machine_pids(&self) -> Vec<(String, Pid)> {
+        let entries = fs::read_dir(self.path("run"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let pid = |dir: &Path| {
+            let text = fs::read_to_string(dir.join("pid")).ok()?;
+            Pid::from_raw(text.trim().parse().ok()?)
+        };
+        // A number that was left behind may mean another process by now.
+        let ours = |pid: &Pid| {
+            let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+            let home = self.shale.home().as_os_str().as_encoded_bytes();
+            line.is_ok_and(|line| line.windows(home.len()).any(|part| part == home))
+        };
+        entries
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                Some((name, pid(&entry.path()).filter(ours)?))
+            })
+            .collect()
+    }
+
+    /// Kills the process of a machine.
+    pub(super) fn kill_machine(&self, name: &str) -> Result<()> {
+        let pids = self.machine_pids();
+        let found = pids.iter().find(|(of, _)| of == name);
+        let (_, pid) = found.with_context(|| format!("the process of {name}"))?;
+        kill_process(*pid, Signal::KILL)?;
+        wait_for_end(*pid)
+    }
+
+    /// Fails if there is an instance, a machine, or a file of one.
+    pub(super) fn nothing_left(&self) -> Result<()> {
+        let names = |below: &str| -> Result<Vec<String>> {
+            let entries = fs::read_dir(self.path(below))?;
+            let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+            names.collect()
+        };
+        ensure!(
+            names("instances")? == ["host.lock"],
+            "{:?}",
+            names("instances")?
+        );
+        ensure!(names("run")? == ["host.sock"], "{:?}", names("run")?);
+        let mine = self.processes()?;
+        ensure!(mine.len() == 1, "only the service is there: {mine:?}");
+        Ok(())
+    }
+
+    /// Command lines of all processes that name this host's directory.
+    pub(super) fn processes(&self) -> Result<Vec<String>> {
+        let home = self.shale.home().display().to_string();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let line = fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&home) {
+                found.push(line);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Fails if others than the owner may read anything of an instance.
+    pub(super) fn everything_is_private(&self) -> Result<()> {
+        for below in ["instances", "run", "ssh"] {
+            let mode = fs::metadata(self.path(below))?.mode();
+            ensure!(mode & 0o077 == 0, "{below} has mode {mode:o}");
+        }
+        let key = fs::metadata(self.path("ssh/id_ed25519"))?.mode();
+        ensure!(key & 0o777 == 0o600, "the key has mode {key:o}");
+        Ok(())
+    }
+}
+
+impl Drop for Vms {
+    fn drop(&mut self) {
+        // What fails here has ended already, or shows in what the next test finds.
+        if let Ok(pid) = self.service_pid() {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = wait_for_end(pid);
+        }
+        for (_, pid) in self.machine_pids() {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = wait_for_end(pid);
+        }
+    }
+}
+
+/// Waits until a process is gone, or a zombie that somebody else is to take note of.
+fn wait_for_end(pid: Pid) -> Result<()> {
+    let begun = Instant::now();
+    let runs = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    while runs() {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{pid:?} does not end"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// The exit code of a command that must fail.
+pub(super) fn failure(command: &mut Command) -> Result<i32> {
+    let output = command
+        .output()
+        .with_context(|| format!("start {command:?}"))?;
+    ensure!(!output.status.success(), "{command:?} succeeded");
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!said.trim().is_empty(), "{command:?} says nothing");
+    output
+        .status
+        .code()
+        .with_context(|| format!("{command:?}: {}", output.status))
+}
