@@ -100,6 +100,8 @@ impl Machine {
                 "-no-reboot",
             ])
             .args(["-machine", "q35", "-accel", "tcg,thread=multi"])
+            // As the driver of `shale vm`, so that times can be compared.
+            .args(["-cpu", "max"])
             .args([
                 "-m",
                 &self.memory.to_string(),
@@ -130,8 +132,10 @@ impl Machine {
         }
         let forwards = self.forwards.iter();
         let forwards = forwards.map(|f| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", f.host, f.guest));
-        let nic = format!("user,model=virtio-net-pci{}", forwards.collect::<String>());
-        command.args(["-nic", &nic]);
+        let network = format!("user,id=net0{}", forwards.collect::<String>());
+        command
+            .args(["-netdev", &network])
+            .args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
         Ok(command)
     }
 }

@@ -161,6 +161,11 @@ impl Content {
         &self.0
     }
 
+    /// The runs themselves.
+    pub(crate) fn into_extents(self) -> Vec<Extent> {
+        self.0
+    }
+
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
         self.0.iter().map(Extent::len).sum()

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use shale_files::TempFile;
 use shale_model::limits::MAX_PACK_BYTES;
 use shale_model::{
-    ChunkId, LayerDecoder, LayerId, LayerRoot, MAX_MISSING_IDS, PackContents, PackId, PackWriter,
+    ChunkId, LayerChecker, LayerId, LayerRoot, MAX_MISSING_IDS, PackContents, PackId, PackWriter,
     RefName, SeamError, SeamResult, Sink, Template, TemplateId, TemplateIndex, Trouble,
 };
 
@@ -68,14 +68,13 @@ impl Sink for Push {
         let decoded = LayerRoot::decode(root).map_err(invalid)?;
         let pages: Vec<_> = decoded.pages.iter().map(|p| (p.id, p.len)).collect();
         self.check_present(&pages, &action)?;
-        let mut decoder = LayerDecoder::new(&decoded);
+        let mut checker = LayerChecker::new(&decoded);
         for page in &decoded.pages {
             let bytes = self.repository.chunk(page.id)?;
-            decoder.push(&bytes).map_err(invalid)?;
+            let chunks = checker.push(&bytes).map_err(invalid)?;
+            self.check_present(&chunks, &action)?;
         }
-        let tree = decoder.finish().map_err(invalid)?;
-        let chunks: Vec<_> = tree.chunks().collect();
-        self.check_present(&chunks, &action)?;
+        checker.finish().map_err(invalid)?;
         let (files, session) = (&*self.repository.files, &self.repository.session);
         layer_manifest(id).write(files, session, root)?;
         Ok(id)

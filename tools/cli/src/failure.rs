@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use shale_hostd::{ComposeError, PlaceError};
+use shale_hostd::{ComposeError, HostError, PlaceError};
 use shale_model::{SeamError, Trouble};
 use shale_view::{OverlayError, ReadError};
 
@@ -79,8 +79,11 @@ pub(crate) fn report(error: &anyhow::Error, debug: bool) -> ExitCode {
     ExitCode::from(error.chain().find_map(exit_of).unwrap_or(Exit::Failure) as u8)
 }
 
-fn hint_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
-    cause.downcast_ref::<Failure>()?.hint.as_deref()
+fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(error) = cause.downcast_ref::<HostError>() {
+        return error.hint();
+    }
+    cause.downcast_ref::<Failure>()?.hint.clone()
 }
 
 fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
@@ -89,15 +92,12 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(failure.exit);
     }
     if let Some(error) = cause.downcast_ref::<SeamError>() {
-        return Some(match error.trouble {
-            Trouble::NotFound => Exit::NotFound,
-            Trouble::Denied => Exit::Denied,
-            Trouble::Conflict => Exit::Conflict,
-            Trouble::Unavailable => Exit::Unavailable,
-            Trouble::Integrity => Exit::Integrity,
-            Trouble::Invalid => Exit::Usage,
-            Trouble::NoSpace | Trouble::Failed => Exit::Failure,
-        });
+        return Some(exit_of_trouble(error.trouble));
+    }
+    if let Some(error) = cause.downcast_ref::<HostError>()
+        && error.trouble() != Trouble::Failed
+    {
+        return Some(exit_of_trouble(error.trouble()));
     }
     if cause.downcast_ref().is_some_and(is_damage) {
         return Some(Exit::Integrity);
@@ -114,6 +114,18 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     match cause.downcast_ref::<shale_files::LockError>() {
         Some(shale_files::LockError::Held { .. }) => Some(Exit::Conflict),
         _ => None,
+    }
+}
+
+fn exit_of_trouble(trouble: Trouble) -> Exit {
+    match trouble {
+        Trouble::NotFound => Exit::NotFound,
+        Trouble::Denied => Exit::Denied,
+        Trouble::Conflict => Exit::Conflict,
+        Trouble::Unavailable => Exit::Unavailable,
+        Trouble::Integrity => Exit::Integrity,
+        Trouble::Invalid => Exit::Usage,
+        Trouble::NoSpace | Trouble::Failed => Exit::Failure,
     }
 }
 

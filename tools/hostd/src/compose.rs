@@ -30,8 +30,8 @@ const UNFINISHED: &str = ".new";
 /// Makes plans, and keeps them.
 pub struct Composer {
     catalog: Arc<dyn Catalog>,
-    reader: Arc<ChunkReader>,
-    runtime: Handle,
+    pub(crate) reader: Arc<ChunkReader>,
+    pub(crate) runtime: Handle,
     plans: PathBuf,
 }
 

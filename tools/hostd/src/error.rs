@@ -212,7 +212,8 @@ impl HostError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    /// What the user can do next.
+    pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoInstance(_) => "`shale vm ls` lists what there is".into(),
             Self::Exists(name) => format!("choose another name, or `shale vm rm {name}`"),

@@ -73,6 +73,18 @@ impl Composer {
         in_memory(&parts.encode().1)
     }
 
+    /// The plan of a template on a disk of `disk_bytes`, in memory.
+    pub(crate) fn plan_of_size(
+        &self,
+        id: TemplateId,
+        template: &Template,
+        disk_bytes: u64,
+    ) -> Result<PlanFile, ComposeError> {
+        let composed = self.compose(template)?;
+        let parts = self.lay_out(id, template, disk_bytes, &composed)?;
+        in_memory(&parts.encode().1)
+    }
+
     fn apply(
         &self,
         tree: &Tree,

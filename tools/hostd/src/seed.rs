@@ -1,15 +1,79 @@
 //! A disk that differs from its plan before its first boot: the blocks that differ go into its overlay.
 
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
+use shale_files::DirFiles;
 use shale_model::limits::BLOCK_BYTES;
 use shale_model::{BlockDevice, DeviceError, DeviceResult, FormatError, Piece, Plan};
-use shale_view::{Disk, Overlay, OverlayError};
+use shale_view::{Disk, Overlay, OverlayError, PlanFile, View};
+
+use crate::compose::{Composer, Image};
+use crate::dirs::{boot_id, private_dir};
+use crate::error::{HostError, HostResult, system};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// Bytes that are copied at once.
 const STEP_BYTES: u64 = 1 << 20;
+
+/// Sizes of disks are rounded up to this.
+const DISK_STEP_BYTES: u64 = 1 << 20;
+
+impl Image {
+    /// Bytes of a disk of this image for which somebody asked for `asked` bytes, or for no size.
+    pub fn disk_bytes(&self, asked: Option<u64>) -> HostResult<u64> {
+        let least = self.plan.disk_bytes();
+        match asked {
+            None => Ok(least),
+            Some(asked) if asked < least => Err(HostError::DiskTooSmall { asked, least }),
+            Some(asked) => Ok(asked.next_multiple_of(DISK_STEP_BYTES)),
+        }
+    }
+}
+
+impl Composer {
+    /// Makes an overlay in the directory `dir` over the plan of `image`, whose file system fills a disk of
+    /// `disk_bytes`. Until all of it is durable there is no overlay. Blocks.
+    pub fn sized_overlay(
+        &self,
+        image: &Image,
+        disk_bytes: u64,
+        dir: &Path,
+    ) -> HostResult<Overlay> {
+        let target = match disk_bytes == image.plan.disk_bytes() {
+            true => None,
+            false => Some(self.plan_of_size(image.id, &image.template, disk_bytes)?),
+        };
+        self.overlay(image, target, dir)
+    }
+
+    /// Makes an overlay in the directory `dir` over the plan of `image` that reads like the disk of
+    /// `target`, or of the image. Until all of it is durable there is no overlay. Blocks.
+    pub(crate) fn overlay(
+        &self,
+        image: &Image,
+        target: Option<PlanFile>,
+        dir: &Path,
+    ) -> HostResult<Overlay> {
+        private_dir(dir).map_err(system("make", dir))?;
+        let files = DirFiles::open(dir)?;
+        let boot =
+            boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+        let Some(target) = target else {
+            let bytes = image.plan.disk_bytes();
+            return Ok(Overlay::create(&files, image.plan_id, bytes, boot)?);
+        };
+        let target = Arc::new(View::new(target, self.reader.clone()));
+        let disk = Disk::read_only(target.clone());
+        Overlay::create_with(&files, image.plan_id, target.size(), boot, |overlay| {
+            let seeded = seed(&image.plan, target.plan(), &disk, overlay);
+            self.runtime.block_on(seeded)?;
+            Ok(())
+        })
+    }
+}
 
 /// Why a disk cannot be seeded.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +89,7 @@ pub enum SeedError {
     Overlay(#[from] OverlayError),
 }
 
-/// Makes an empty `overlay` over the plan `base` read like the disk of the plan `target`, durably.
+/// Makes an empty `overlay` over the plan `base` read like the disk of the plan `target`.
 /// `disk` is that disk; both have the overlay's size. Returns how many bytes differ.
 pub(crate) async fn seed(
     base: &Plan<impl AsRef<[u8]>>,
@@ -38,7 +102,6 @@ pub(crate) async fn seed(
         copy(disk, overlay, &range).await?;
         bytes += range.end - range.start;
     }
-    overlay.flush()?;
     Ok(bytes)
 }
 

@@ -23,11 +23,13 @@
 //! Pages are cut where the content says so, so that a small change rewrites few of them; the layer's id
 //! is the BLAKE3 of the root. The page's columns are described in the page module.
 
+mod check;
 mod decode;
 mod encode;
 mod page;
 mod root;
 
+pub use check::LayerChecker;
 pub use decode::LayerDecoder;
 pub use encode::{EncodedPage, LayerEncoder, LayerError};
 pub use root::{Chunker, LayerRoot, LayerTotals, PageRef};

@@ -10,6 +10,16 @@ fn decode(root: &[u8], pages: &[EncodedPage]) -> Result<TreeLayer, FormatError> 
     LayerDecoder::decode(&root, pages.iter().map(|page| &page.bytes[..]))
 }
 
+/// The chunks that a checker finds in the pages.
+fn check(root: &LayerRoot, pages: &[EncodedPage]) -> Result<Vec<(ChunkId, u32)>, FormatError> {
+    let mut checker = LayerChecker::new(root);
+    let mut chunks = Vec::new();
+    for page in pages {
+        chunks.extend(checker.push(&page.bytes)?);
+    }
+    checker.finish().map(|()| chunks)
+}
+
 /// A file of `chunks` chunks among small ones.
 fn with_large_file(chunks: usize) -> TreeLayer {
     let extents = (0..chunks)
@@ -76,6 +86,7 @@ proptest! {
     #[test]
     fn what_is_encoded_is_decoded(tree in layers(60)) {
         let (pages, root) = LayerEncoder::encode(&tree, Chunker::FastCdc).unwrap();
+        prop_assert_eq!(check(&root, &pages), Ok(tree.chunks().collect()));
         prop_assert_eq!(decode(&root.encode(), &pages), Ok(tree));
     }
 
@@ -104,6 +115,12 @@ fn a_file_of_many_chunks_spans_pages() {
     let tree = with_large_file(70_000);
     let (pages, root) = LayerEncoder::encode(&tree, Chunker::FastCdc).unwrap();
     assert!(pages.len() > 4);
+    assert_eq!(check(&root, &pages), Ok(tree.chunks().collect()));
+    // A page that is left out is noticed, though the pages around it name the same file.
+    let mut forged = root.clone();
+    forged.pages.remove(1);
+    let rest = [&pages[..1], &pages[2..]].concat();
+    assert!(check(&forged, &rest).is_err());
     assert!(
         pages
             .iter()

@@ -96,16 +96,42 @@ impl Overlay {
         disk_bytes: u64,
         boot: BootId,
     ) -> Result<Self, OverlayError> {
+        Self::create_with(files, plan, disk_bytes, boot, |_| Ok(()))
+    }
+
+    /// As [`Overlay::create`], with what `write` writes to it: there is no overlay before all of that is
+    /// durable.
+    pub fn create_with<E: From<OverlayError>>(
+        files: &dyn LockFiles,
+        plan: PlanId,
+        disk_bytes: u64,
+        boot: BootId,
+        write: impl FnOnce(&Self) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let head = Head { plan, disk_bytes };
+        let overlay = Self::begin(files, head, boot)?;
+        write(&overlay)?;
+        overlay.flush()?;
+        // The head comes last: with it, the overlay is there.
+        let _ = files.remove(&named("head.new"));
+        put_durably(files, &named("head.new"), &named("head"), |file| {
+            file.write_at(0, &head.encode())
+        })
+        .map_err(OverlayError::Files)?;
+        Ok(overlay)
+    }
+
+    /// All of an empty overlay but its head.
+    fn begin(files: &dyn LockFiles, head: Head, boot: BootId) -> Result<Self, OverlayError> {
         let lock = files.lock(&named("lock"), LockKind::Exclusive, IfHeld::Fail)?;
         match files.open(&named("head"), OpenMode::Read) {
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error.into()),
             Ok(_) => return Err(OverlayError::Exists),
         }
-        let head = Head { plan, disk_bytes };
         for (name, bytes) in [
             ("bits", Bits::file_bytes(head.units())),
-            ("data", disk_bytes),
+            ("data", head.disk_bytes),
         ] {
             // What an earlier try left is of no use without a head.
             let _ = files.remove(&named(name));
@@ -114,13 +140,7 @@ impl Overlay {
             file.sync()?;
         }
         let _ = files.remove(&named("live"));
-        Live::open(files, head.units(), boot)?;
-        // The head comes last: with it, the overlay is there.
-        let _ = files.remove(&named("head.new"));
-        put_durably(files, &named("head.new"), &named("head"), |file| {
-            file.write_at(0, &head.encode())
-        })?;
-        Self::with_lock(files, plan, boot, lock)
+        Self::with_lock(files, head, boot, lock)
     }
 
     /// Opens the overlay in `files`, which must have been made over `plan`. In the boot in which it was
@@ -128,22 +148,22 @@ impl Overlay {
     /// was flushed.
     pub fn open(files: &dyn LockFiles, plan: PlanId, boot: BootId) -> Result<Self, OverlayError> {
         let lock = files.lock(&named("lock"), LockKind::Exclusive, IfHeld::Fail)?;
-        Self::with_lock(files, plan, boot, lock)
+        let head = Head::decode(&read_file(files, &named("head"), UNIT_BYTES as usize)?)?;
+        match head.plan == plan {
+            true => Self::with_lock(files, head, boot, lock),
+            false => Err(OverlayError::OtherPlan {
+                expected: plan,
+                found: head.plan,
+            }),
+        }
     }
 
     fn with_lock(
         files: &dyn LockFiles,
-        plan: PlanId,
+        head: Head,
         boot: BootId,
         lock: Lock,
     ) -> Result<Self, OverlayError> {
-        let head = Head::decode(&read_file(files, &named("head"), UNIT_BYTES as usize)?)?;
-        if head.plan != plan {
-            return Err(OverlayError::OtherPlan {
-                expected: plan,
-                found: head.plan,
-            });
-        }
         let data: Arc<dyn File> = files.open(&named("data"), OpenMode::Write)?.into();
         let bits_file: Arc<dyn File> = files.open(&named("bits"), OpenMode::Write)?.into();
         let mut bits = Bits::load(&*bits_file, head.units())?;

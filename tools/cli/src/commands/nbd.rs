@@ -1,18 +1,18 @@
 //! `shale nbd`: a template as a disk on an NBD socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use shale_files::DirFiles;
-use shale_hostd::{boot_id, private_dir};
+use shale_hostd::{Image, boot_id};
 use shale_model::Reference;
 use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
 use shale_view::{Disk, Overlay, View};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::context::{Context, resolve};
+use crate::context::{Context, Host, resolve};
 use crate::output::{bytes, note, parse_bytes};
 
 /// Serve a template as a disk over NBD on a unix socket
@@ -36,7 +36,7 @@ pub(crate) struct Nbd {
     /// Directory for what clients write
     #[arg(long, value_name = "DIR")]
     overlay: Option<PathBuf>,
-    /// Size of the disk, when the overlay is made; at least that of the template
+    /// Size of the disk and of its file system, when the overlay is made; at least that of the template
     #[arg(long, value_name = "SIZE", requires = "overlay", value_parser = parse_bytes)]
     disk: Option<u64>,
 }
@@ -47,20 +47,12 @@ impl Nbd {
         let id = resolve(&place, &self.reference)?;
         let host = context.host(place)?;
         let image = host.composer.image(id)?;
-        let plan = image.plan_id;
-        let view = Arc::new(View::new(image.plan, host.reader.clone()));
+        let view = |image: Image| Arc::new(View::new(image.plan, host.reader.clone()));
         let (disk, access) = match &self.overlay {
-            None => (Disk::read_only(view), Access::ReadOnly),
+            None => (Disk::read_only(view(image)), Access::ReadOnly),
             Some(dir) => {
-                private_dir(dir).with_context(|| format!("make `{}`", dir.display()))?;
-                let files = DirFiles::open(dir)?;
-                let boot = boot_id()?;
-                let bytes = self.disk.unwrap_or(0).max(view.size());
-                let overlay = match dir.join("head").exists() {
-                    true => Overlay::open(&files, plan, boot)?,
-                    false => Overlay::create(&files, plan, bytes, boot)?,
-                };
-                (Disk::writable(view, Arc::new(overlay)), Access::ReadWrite)
+                let overlay = Arc::new(self.open_overlay(&host, &image, dir)?);
+                (Disk::writable(view(image), overlay), Access::ReadWrite)
             }
         };
         let exports = Exports::single(Export::new(Arc::new(disk), access))?;
@@ -93,5 +85,14 @@ impl Nbd {
         // Best effort: a socket that stays is replaced by the next start.
         let _ = std::fs::remove_file(&self.socket);
         Ok(())
+    }
+
+    /// The overlay in `dir`, which is made if there is none.
+    fn open_overlay(&self, host: &Host, image: &Image, dir: &Path) -> anyhow::Result<Overlay> {
+        if !dir.join("head").exists() {
+            let bytes = image.disk_bytes(self.disk)?;
+            return Ok(host.composer.sized_overlay(image, bytes, dir)?);
+        }
+        Ok(Overlay::open(&DirFiles::open(dir)?, image.plan_id, boot_id()?)?)
     }
 }

@@ -8,17 +8,15 @@ use std::sync::Arc;
 use shale_files::{DirFiles, FilePath, put_durably};
 use shale_hvplug::{Resources, VmFiles};
 use shale_model::Reference;
-use shale_view::{Disk, Overlay, View};
 
 use crate::api::{Deploy, Outcome, Stage};
 use crate::compose::Image;
-use crate::dirs::{boot_id, private_dir};
+use crate::dirs::private_dir;
 use crate::error::{HostError, HostResult, system};
 use crate::identity::new_identity;
 use crate::keys::{SshKey, random};
 use crate::name::InstanceName;
 use crate::record::{LoginRecord, NewRecord, Origin, Phase, Record};
-use crate::seed::seed;
 use crate::source::{Source, registry_url};
 
 use super::instance::Instance;
@@ -26,9 +24,6 @@ use super::{Host, Progress};
 
 /// Processors of an instance that asks for none: what a small server has.
 const DEFAULT_CPUS: u32 = 2;
-
-/// Sizes of disks are rounded up to this.
-const DISK_STEP_BYTES: u64 = 1 << 20;
 
 impl Host {
     /// Makes an instance and starts it. One that cannot be started is removed again.
@@ -120,12 +115,7 @@ impl Host {
         source: &Source,
         image: Image,
     ) -> HostResult<()> {
-        let least = image.plan.disk_bytes();
-        let disk_bytes = match wish.machine.disk_bytes {
-            None => least,
-            Some(asked) if asked < least => return Err(HostError::DiskTooSmall { asked, least }),
-            Some(asked) => asked.next_multiple_of(DISK_STEP_BYTES),
-        };
+        let disk_bytes = image.disk_bytes(wish.machine.disk_bytes)?;
         let user = wish.login.user.clone();
         let user = user.unwrap_or_else(|| image.template.machine.login_user.clone());
         let (keys, identity_file) = self.login_keys(&wish)?;
@@ -147,16 +137,8 @@ impl Host {
         self.choose_port(instance, &mut record)?;
         self.keep(&instance.name, &record)?;
 
-        let dir = instance.paths.overlay();
-        private_dir(&dir).map_err(system("make", &dir))?;
-        let boot =
-            boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-        let overlay = Overlay::create(&DirFiles::open(&dir)?, image.plan_id, disk_bytes, boot)?;
-        let target = Arc::new(View::new(target, source.reader.clone()));
-        let disk = Disk::read_only(target.clone());
-        self.runtime
-            .block_on(seed(&image.plan, target.plan(), &disk, &overlay))?;
-        drop(overlay);
+        let overlay = instance.paths.overlay();
+        drop(source.composer.overlay(&image, Some(target), &overlay)?);
 
         let known = format!("{} {}\n", alias(&instance.name), record.login.host_key);
         let path = instance.paths.known_hosts();

@@ -17,7 +17,7 @@ use crate::Settings;
 use crate::measure::{Contender, Sample, in_turns, median, print};
 use crate::programs::{Running, Shale, clear, peer};
 use crate::rows::boot::{
-    boot, export_base, nbd_disk, push_base, serve_base, serve_file, serve_registry, verdict,
+    Deployed, boot, end_service, fresh_disk, nbd_disk, push_base, serve_file, serve_registry, verdict,
 };
 
 pub(crate) fn measure(settings: Settings) -> Result<()> {
@@ -30,7 +30,7 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
     let store = Shale::new(&path("store"))?;
     push_base(&store, &base)?;
     let (raw, packed) = (path("disk.raw"), path("disk.raw.zst"));
-    export_base(&store, &raw)?;
+    fresh_disk(&store, &raw)?;
     run(peer("zstd")?
         .args(["-q", "-3", "-T2"])
         .arg(&raw)
@@ -46,7 +46,7 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
         measured.bits_a_second / 1e6
     );
     println!(
-        "input: base, {:.1} MB as packed disk; the kernel and its initrd are on the host in all of these",
+        "input: base, {:.1} MB as packed disk; peers have the kernel and its initrd on the host already",
         packed.metadata()?.len() as f64 / 1e6
     );
 
@@ -56,20 +56,18 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
         std::cell::RefCell::new(Vec::new()),
     );
     let lazily = || {
-        let (host, socket) = (path("host"), path("shale.sock"));
+        let host = path("host");
         clear(&host)?;
-        clear(&socket)?;
         std::fs::create_dir(&host)?;
         let tunnel = through(registry)?;
         let shale = Shale::new(&host)?.of_registry(&format!("http://{}", tunnel.address));
-        let begun = Instant::now();
-        let server = serve_base(&shale, &socket, Some(&host.join("overlay")))?;
-        let (vm, login) = boot(&base, nbd_disk(&socket))?;
-        vm.kill()?;
-        drop(server);
+        let machine = Deployed::new(&shale)?;
         tunnels.borrow_mut()[0] = tunnel.down_bytes();
-        waited.borrow_mut().push(host_summary(&host)?);
-        Ok(Sample::of((login - begun).as_secs_f64()))
+        waited.borrow_mut().push(machine.waited());
+        let seconds = machine.seconds;
+        drop(machine);
+        end_service(&shale)?;
+        Ok(Sample::of(seconds))
     };
     let remotely = || {
         let (overlay, socket) = (path("disk.qcow2"), path("qemu.sock"));
@@ -110,7 +108,7 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
         Ok(Sample::of((login - begun).as_secs_f64()))
     };
     let mut contenders = [
-        Contender::new("shale nbd --overlay, cold, from a registry", lazily),
+        Contender::new("shale vm deploy on a host with nothing", lazily),
         Contender::new("qcow2 over remote qemu-nbd", remotely),
         Contender::new("copy first: download, zstd -d, boot", copied),
         Contender::new("local raw file", locally),
@@ -127,9 +125,7 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
         mb(theirs),
         mb(copy)
     );
-    for summary in waited.borrow().iter() {
-        println!("shale: {summary}");
-    }
+    println!("s that reads waited: {:.2}", median(&waited.borrow()));
     for peer in &contenders[1..3] {
         println!(
             "target: faster than {}: {}",
@@ -163,14 +159,6 @@ fn serve_remote(raw: &Path) -> Result<(Running, SocketAddr)> {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Ok((server, address))
-}
-
-/// What `shale nbd` said when it ended: bytes read and fetched, and for how long reads waited.
-fn host_summary(host: &Path) -> Result<String> {
-    let path = host.join("nbd.log");
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(text.lines().last().unwrap_or_default().to_owned())
 }
 
 /// A task that ends with its owner.

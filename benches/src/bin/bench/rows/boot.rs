@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use harness::{Disk, Input, Machine, Qemu, run};
+use serde_json::Value;
 
 use crate::programs::{Running, Shale, peer};
 
@@ -31,6 +32,83 @@ pub(crate) fn push_base(shale: &Shale, base: &Input) -> Result<()> {
 pub(crate) fn export_base(shale: &Shale, to: &Path) -> Result<()> {
     let mut export = shale.command();
     run(export.args(["--quiet", "export", "bench/base"]).arg(to)).map(drop)
+}
+
+/// A virtual machine that `shale vm deploy` made. Dropping it removes it.
+pub(crate) struct Deployed<'a> {
+    shale: &'a Shale,
+    /// From the start of the command to its end: the login prompt was there.
+    pub(crate) seconds: f64,
+    /// What the command printed.
+    pub(crate) said: Value,
+}
+
+impl<'a> Deployed<'a> {
+    const NAME: &'static str = "bench";
+
+    /// Deploys `bench/base`, and waits for its login prompt.
+    pub(crate) fn new(shale: &'a Shale) -> Result<Self> {
+        let limit = LOGIN_WITHIN.as_secs().to_string();
+        Self::with(shale, &["--timeout", &limit])
+    }
+
+    fn with(shale: &'a Shale, more: &[&str]) -> Result<Self> {
+        let mut deploy = shale.command();
+        deploy.args(["--format", "json", "vm", "deploy", "bench/base"]);
+        deploy.args(["--name", Self::NAME]).args(more);
+        let begun = Instant::now();
+        let said = run(&mut deploy)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let said = serde_json::from_str(&said).with_context(|| format!("shale printed {said}"))?;
+        Ok(Self {
+            shale,
+            seconds,
+            said,
+        })
+    }
+
+    /// Seconds that reads of the host's guests waited, up to the login prompt.
+    pub(crate) fn waited(&self) -> f64 {
+        self.said["login"]["waited_seconds"]
+            .as_f64()
+            .unwrap_or(f64::NAN)
+    }
+
+    /// Bytes of chunks that the host fetched, up to the login prompt.
+    pub(crate) fn fetched(&self) -> Option<u64> {
+        self.said["login"]["fetched_bytes"].as_u64()
+    }
+}
+
+impl Drop for Deployed<'_> {
+    fn drop(&mut self) {
+        // It may be that no machine was made, which is what is wanted.
+        let mut remove = self.shale.command();
+        let _ = run(remove.args(["--quiet", "vm", "rm", "--yes", Self::NAME]));
+    }
+}
+
+/// Ends the host service that the first command on machines started.
+pub(crate) fn end_service(shale: &Shale) -> Result<()> {
+    run(shale.command().args(["--quiet", "host", "stop"])).map(drop)
+}
+
+/// The disk of a machine of `bench/base` that has not booted yet, as a raw file. So what peers boot has its
+/// identity as well, and need not make one.
+pub(crate) fn fresh_disk(shale: &Shale, to: &Path) -> Result<()> {
+    let machine = Deployed::with(shale, &["--wait", "none"])?;
+    // Its kernel has not come to its disk yet.
+    let mut stop = shale.command();
+    run(stop.args(["--quiet", "vm", "stop", Deployed::NAME, "--timeout", "0", "--force"]))?;
+    end_service(shale)?;
+    let overlay = shale.state().join("instances").join(Deployed::NAME);
+    let socket = shale.state().join("fresh.sock");
+    let server = serve_base(shale, &socket, Some(&overlay.join("overlay")))?;
+    let url = format!("nbd+unix:///?socket={}", socket.display());
+    run(peer("nbdcopy")?.arg(url).arg(to))?;
+    drop(server);
+    drop(machine);
+    end_service(shale)
 }
 
 /// `shale nbd` of `bench/base`; with a directory for writes, writable. What it says goes to its log.

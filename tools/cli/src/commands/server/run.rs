@@ -91,9 +91,11 @@ impl Run {
                 "http"
             };
             let url = format!("{scheme}://{}", server.address());
-            note!("serving on {url}");
-            if let Some(fingerprint) = server.fingerprint() {
-                note!("fingerprint {fingerprint}");
+            if !context.global.quiet {
+                note!("serving on {url}");
+                if let Some(fingerprint) = server.fingerprint() {
+                    note!("fingerprint {fingerprint}");
+                }
             }
             if let Some(file) = &self.address_file {
                 let written = fs::write(file, url);

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use shale_hostd::{IdKind, MergeNote};
-use shale_model::{Composition, Reference, Template};
+use shale_model::{Composition, Filesystem, Reference, Template};
 
 use crate::commands::push::store_template;
 use crate::context::{Context, Host, resolve};
@@ -16,6 +16,7 @@ use crate::output::{note, parse_bytes, say};
 ///
 /// Examples:
 ///   shale template create demo/web:1 demo/base:12+demo/nginx:1.22+demo/postgresql:15
+///   shale template create demo/old:1 demo/base:12 --filesystem ext4-old
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Create {
@@ -29,6 +30,9 @@ pub(crate) struct Create {
     /// Size of the root disk
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     disk: Option<u64>,
+    /// How the root disk is laid out
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    filesystem: Option<Profile>,
     /// What to do where layers changed the same thing differently
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     conflicts: Conflicts,
@@ -55,9 +59,32 @@ impl Create {
         let mut machine = base.machine.clone();
         machine.memory_bytes = self.memory.unwrap_or(machine.memory_bytes);
         machine.disk_bytes = self.disk.unwrap_or(machine.disk_bytes);
+        if let Some(profile) = self.filesystem {
+            machine.filesystem = profile.into();
+        }
         machine.login_user = self.user.unwrap_or(machine.login_user);
         let template = Template::new(base.platform.clone(), layers, machine);
         compose_and_store(&host, &self.reference, &template, self.conflicts)
+    }
+}
+
+/// How a root disk is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// ext4 with 64-bit block numbers and checksums of all metadata.
+    #[value(name = "ext4-1")]
+    Ext4V1,
+    /// ext4 without them, for kernels that cannot read those.
+    #[value(name = "ext4-old")]
+    Ext4Old,
+}
+
+impl From<Profile> for Filesystem {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Ext4V1 => Filesystem::Ext4V1,
+            Profile::Ext4Old => Filesystem::Ext4Old,
+        }
     }
 }
 
