@@ -15,8 +15,9 @@ use crate::progress::{Progress, ProgressEvent};
 /// than 1,000, small enough to send again.
 const PACK_TARGET_BYTES: u64 = 64 * 1024 * 1024;
 
-/// A pack is closed once it has this many chunks: its footer has 11 MiB then, and is held in memory.
-const PACK_TARGET_CHUNKS: usize = 256 * 1024;
+/// A pack is closed once it has this many chunks: its footer has 3 MiB then. It is in memory several times: of the
+/// pack that is written, of those that are made durable, and as a batch of the index.
+const PACK_TARGET_CHUNKS: usize = 64 * 1024;
 
 /// Pages of the layer lie together after the content. Beyond this many stored bytes those that wait are
 /// written where they are: the pages of some 400,000 entries wait.
