@@ -49,6 +49,14 @@ pub(crate) fn index_options() -> Options {
     options
 }
 
+/// Of an index that another process may write to.
+pub(crate) fn reader_options() -> Options {
+    let mut options = Options::default();
+    // What the writer removes stays readable only in files that are open.
+    options.set_max_open_files(-1);
+    options
+}
+
 /// Of the table that has an entry for each chunk.
 pub(crate) fn chunk_options() -> Options {
     let mut blocks = BlockBasedOptions::default();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rocksdb::{
-    BoundColumnFamily, ColumnFamilyDescriptor, DBWithThreadMode, IteratorMode, MultiThreaded,
+    BoundColumnFamily, ColumnFamilyDescriptor, DBPinnableSlice, DBWithThreadMode, IteratorMode, MultiThreaded,
     Options, ReadOptions, WriteBatch,
 };
 use shale_model::{
@@ -20,14 +20,14 @@ use crate::error::{OpenError, failed};
 use crate::options::{chunk_options, durable, index_options};
 use crate::value::{self, PackNumber};
 
-type Db = DBWithThreadMode<MultiThreaded>;
+pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
 
 /// Where the version lies in the default table.
 const VERSION_KEY: &[u8] = b"version";
 /// The layout of the tables.
 const VERSION: u16 = 1;
-const PACKS: &str = "packs";
-const CHUNKS: &str = "chunks";
+pub(crate) const PACKS: &str = "packs";
+pub(crate) const CHUNKS: &str = "chunks";
 const TABLES: [&str; 3] = ["default", PACKS, CHUNKS];
 
 /// A chunk index in a directory. One process has it open; its threads share it.
@@ -40,7 +40,7 @@ pub struct RocksIndex {
 
 /// The packs table in memory: some 100 bytes for each pack, of which a TiB has about 16,000.
 #[derive(Default)]
-struct Packs {
+pub(crate) struct Packs {
     /// Packs that the index has, with their numbers.
     numbers: HashMap<PackId, PackNumber>,
     /// What a number in a location means. Known from before the first location has it.
@@ -79,8 +79,7 @@ impl RocksIndex {
     }
 
     fn table(&self, name: &str) -> SeamResult<Arc<BoundColumnFamily<'_>>> {
-        let table = self.db.cf_handle(name);
-        table.ok_or_else(|| SeamError::new(Trouble::Failed, format!("find the table {name}")))
+        table(&self.db, name)
     }
 
     fn packs(&self) -> RwLockReadGuard<'_, Packs> {
@@ -125,20 +124,7 @@ impl RocksIndex {
 
 impl ChunkIndex for RocksIndex {
     fn get(&self, ids: &[ChunkId]) -> SeamResult<Vec<Option<Location>>> {
-        let action = "look up chunks";
-        let chunks = self.table(CHUNKS)?;
-        let keys = ids.iter().map(|id| id.as_bytes());
-        let values = self.db.batched_multi_get_cf(&chunks, keys, false);
-        let packs = self.packs();
-        let location = |value: Result<Option<rocksdb::DBPinnableSlice<'_>>, rocksdb::Error>| {
-            let Some(value) = value.map_err(|error| failed(action, error))? else {
-                return Ok(None);
-            };
-            // A pack that was removed meanwhile is not there any more, and nor is its chunk.
-            value::decode(&value, |number| packs.ids.get(&number).copied())
-                .map_err(|error| SeamError::caused(Trouble::Integrity, action, error))
-        };
-        values.into_iter().map(location).collect()
+        look_up(&self.db, &self.packs(), ids)
     }
 
     /// The whole pack is one batch in memory, about as large as its footer.
@@ -180,7 +166,7 @@ impl ChunkIndex for RocksIndex {
     }
 
     fn packs(&self) -> SeamResult<Vec<PackId>> {
-        Ok(self.packs().numbers.keys().copied().collect())
+        Ok(self.packs().ids().collect())
     }
 
     fn clear(&self) -> SeamResult<()> {
@@ -205,6 +191,11 @@ impl ChunkIndex for RocksIndex {
 }
 
 impl Packs {
+    /// Every pack, in no particular order.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = PackId> {
+        self.numbers.keys().copied()
+    }
+
     /// Takes the next number for `pack`, which is not in the index yet.
     fn begin(&mut self, pack: PackId) -> SeamResult<PackNumber> {
         let number = self.next;
@@ -215,9 +206,34 @@ impl Packs {
     }
 }
 
+/// The location of each id. A pack that was removed meanwhile is not there any more, and nor are its chunks.
+pub(crate) fn look_up(
+    db: &Db,
+    packs: &Packs,
+    ids: &[ChunkId],
+) -> SeamResult<Vec<Option<Location>>> {
+    let action = "look up chunks";
+    let chunks = table(db, CHUNKS)?;
+    let keys = ids.iter().map(|id| id.as_bytes());
+    let location = |value: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>| {
+        let Some(value) = value.map_err(|error| failed(action, error))? else {
+            return Ok(None);
+        };
+        value::decode(&value, |number| packs.ids.get(&number).copied())
+            .map_err(|error| SeamError::caused(Trouble::Integrity, action, error))
+    };
+    let values = db.batched_multi_get_cf(&chunks, keys, false);
+    values.into_iter().map(location).collect()
+}
+
+fn table<'a>(db: &'a Db, name: &str) -> SeamResult<Arc<BoundColumnFamily<'a>>> {
+    let table = db.cf_handle(name);
+    table.ok_or_else(|| SeamError::new(Trouble::Failed, format!("find the table {name}")))
+}
+
 /// Refuses an index with tables that this build does not know: RocksDB would only say that they were
 /// not opened.
-fn check_tables(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn check_tables(path: &Path) -> Result<(), OpenError> {
     if !path.join("CURRENT").exists() {
         return Ok(());
     }
@@ -230,13 +246,21 @@ fn check_tables(path: &Path) -> Result<(), OpenError> {
 
 /// Checks the version, or writes it into a new index.
 fn check_version(db: &Db, path: &Path) -> Result<(), OpenError> {
-    let failed = |error| OpenError::of(path, error);
-    let Some(found) = db.get(VERSION_KEY).map_err(failed)? else {
-        let written = db.put_opt(VERSION_KEY, VERSION.to_le_bytes(), &durable());
-        return written.map_err(failed);
+    if read_version(db, path)?.is_some() {
+        return Ok(());
+    }
+    let written = db.put_opt(VERSION_KEY, VERSION.to_le_bytes(), &durable());
+    written.map_err(|error| OpenError::of(path, error))
+}
+
+/// The version, which is the one that this build knows; none in an index that is new.
+pub(crate) fn read_version(db: &Db, path: &Path) -> Result<Option<u16>, OpenError> {
+    let found = db.get(VERSION_KEY);
+    let Some(found) = found.map_err(|error| OpenError::of(path, error))? else {
+        return Ok(None);
     };
     match found[..].try_into().map(u16::from_le_bytes) {
-        Ok(VERSION) => Ok(()),
+        Ok(VERSION) => Ok(Some(VERSION)),
         Ok(newer) if newer > VERSION => Err(OpenError::Newer { path: path.into() }),
         _ => Err(OpenError::Damaged {
             path: path.into(),
@@ -245,7 +269,7 @@ fn check_version(db: &Db, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn read_packs(db: &Db) -> Result<Packs, SeamError> {
+pub(crate) fn read_packs(db: &Db) -> Result<Packs, SeamError> {
     let action = "read the packs";
     let damaged = || SeamError::new(Trouble::Integrity, action);
     let table = db.cf_handle(PACKS).ok_or_else(damaged)?;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use shale_index::{OpenError, RocksIndex};
+use shale_index::{IndexReader, OpenError, RocksIndex};
 use shale_model::{
     ChunkId, ChunkIndex, Codec, MemoryIndex, PackContents, PackId, check_chunk_index, locations_of,
 };
@@ -172,6 +172,45 @@ fn an_index_of_a_later_version_is_told_apart() {
         RocksIndex::open(dir.path()),
         Err(OpenError::Newer { .. })
     ));
+}
+
+#[test]
+fn readers_see_what_is_added_and_removed_beside_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    assert!(matches!(
+        IndexReader::open(&path),
+        Err(OpenError::Damaged { .. })
+    ));
+    let writer = open(&path);
+    let (one, two) = (
+        IndexReader::open(&path).unwrap(),
+        IndexReader::open(&path).unwrap(),
+    );
+    for number in 0..40 {
+        let (id, contents) = pack(number, 200);
+        writer.add_pack(id, &contents).unwrap();
+        let ids: Vec<ChunkId> = contents.chunks().iter().map(|chunk| chunk.id).collect();
+        assert_eq!(one.get(&ids).unwrap(), writer.get(&ids).unwrap());
+    }
+    // The other comes late, and the writer has gone: what it left is read.
+    drop(writer);
+    let packs: BTreeSet<PackId> = two.packs().unwrap().into_iter().collect();
+    assert_eq!(packs.len(), 40);
+    let writer = open(&path);
+    let (gone, contents) = pack(3, 200);
+    writer.remove_pack(gone).unwrap();
+    assert!(!two.packs().unwrap().contains(&gone));
+    let ids: Vec<ChunkId> = contents.chunks().iter().map(|chunk| chunk.id).collect();
+    assert_eq!(two.get(&ids).unwrap(), writer.get(&ids).unwrap());
+    assert!(one.add_pack(gone, &contents).is_err());
+    // Nothing but what RocksDB keeps lies there: readers write no log.
+    let names = std::fs::read_dir(&path).unwrap();
+    let logs = names.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("LOG")
+    });
+    assert!(logs.count() <= 3);
 }
 
 /// Chunks of each pack that the killed process adds.

@@ -23,6 +23,8 @@ use crate::trouble::not_read;
 pub enum Access {
     /// Any number of readers and pushers.
     Shared,
+    /// The same, with an index that another process keeps up to date: it is taken as it is.
+    Read,
     /// Nobody: for deletion and for rebuilding the index.
     Exclusive,
 }
@@ -51,8 +53,9 @@ impl Repository {
         format::check(files)
     }
 
-    /// Opens a repository with its chunk index. What dead pushers left is swept, and the index is
-    /// brought up to what lies there ([`Repository::reconciled`]); a new, empty index is filled.
+    /// Opens a repository with its chunk index. What dead pushers left is swept, and, but for
+    /// [`Access::Read`], the index is brought up to what lies there ([`Repository::reconciled`]); a new,
+    /// empty index is filled.
     pub fn open(
         files: Arc<dyn LockFiles>,
         index: Arc<dyn ChunkIndex>,
@@ -60,12 +63,17 @@ impl Repository {
     ) -> Result<Self, OpenError> {
         format::check(&*files)?;
         let kind = match access {
-            Access::Shared => LockKind::Shared,
+            Access::Shared | Access::Read => LockKind::Shared,
             Access::Exclusive => LockKind::Exclusive,
         };
         let in_use = files.lock(&paths::use_lock(), kind, IfHeld::Fail)?;
         let session = Arc::new(Session::begin(Arc::clone(&files))?);
-        let reconciled = reconcile(&*files, &*index).map_err(OpenError::Index)?;
+        let reconciled = match access {
+            Access::Read => Reconciled::default(),
+            Access::Shared | Access::Exclusive => {
+                reconcile(&*files, &*index).map_err(OpenError::Index)?
+            }
+        };
         let refs = FileRefs::new(Arc::clone(&files), Arc::clone(&session));
         Ok(Self {
             files,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use shale_client::{RemoteRegistry, SetupError};
 use shale_files::{DirFiles, FileError};
-use shale_index::RocksIndex;
-use shale_model::{Catalog, Fetch, SeamResult, Sink};
+use shale_index::{IndexReader, RocksIndex};
+use shale_model::{Catalog, ChunkIndex, Fetch, SeamResult, Sink};
 use shale_repo::{Access, InitError, Repository};
 use tokio::runtime::Handle;
 
@@ -65,26 +65,26 @@ impl PlaceError {
 }
 
 impl Place {
-    /// Opens the repository in `path`, making one there if the directory is empty or missing.
+    /// Opens the repository in `path`, making one there if the directory is empty or missing. One process
+    /// at a time can: it may write chunks.
     pub fn local(path: &Path) -> Result<Self, PlaceError> {
-        let files = Arc::new(DirFiles::create(path)?);
-        let open = |source| PlaceError::Open {
-            path: path.to_owned(),
-            source,
-        };
-        match Repository::check(&*files) {
-            Ok(()) => {}
-            Err(shale_repo::OpenError::Missing) => {
-                Repository::init(&*files).map_err(|source| PlaceError::Init {
-                    path: path.to_owned(),
-                    source,
-                })?;
+        let files = files_of(path)?;
+        let index = Arc::new(open_index(&index_dir(path))?);
+        open(path, files, index, Access::Shared)
+    }
+
+    /// Opens the repository in `path` for what writes no chunks, beside others that may; templates can be
+    /// made and named.
+    pub fn local_beside(path: &Path) -> Result<Self, PlaceError> {
+        let index = match IndexReader::open(&index_dir(path)) {
+            // Opening it to write makes one, or mends it.
+            Err(shale_index::OpenError::Damaged { .. }) => {
+                drop(Self::local(path)?);
+                IndexReader::open(&index_dir(path))?
             }
-            Err(error) => return Err(open(error)),
-        }
-        let index = Arc::new(open_index(&path.join(shale_repo::paths::INDEX_DIR))?);
-        let repository = Repository::open(files, index, Access::Shared).map_err(open)?;
-        Ok(Place::Local(Arc::new(repository)))
+            opened => opened?,
+        };
+        open(path, files_of(path)?, Arc::new(index), Access::Read)
     }
 
     /// The registry of `settings`, spoken to on `runtime`. Nothing is asked yet. Packs that are pushed
@@ -121,6 +121,41 @@ impl Place {
             Place::Remote { registry, .. } => Arc::new(registry.clone()),
         }
     }
+}
+
+fn index_dir(path: &Path) -> PathBuf {
+    path.join(shale_repo::paths::INDEX_DIR)
+}
+
+/// The directory `path` as a repository that this build can open; one is made where there is nothing.
+fn files_of(path: &Path) -> Result<Arc<DirFiles>, PlaceError> {
+    let files = Arc::new(DirFiles::create(path)?);
+    match Repository::check(&*files) {
+        Ok(()) => {}
+        Err(shale_repo::OpenError::Missing) => {
+            Repository::init(&*files).map_err(|source| PlaceError::Init {
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+        Err(source) => return Err(not_opened(path)(source)),
+    }
+    Ok(files)
+}
+
+fn open(
+    path: &Path,
+    files: Arc<DirFiles>,
+    index: Arc<dyn ChunkIndex>,
+    access: Access,
+) -> Result<Place, PlaceError> {
+    let opened = Repository::open(files, index, access).map_err(not_opened(path))?;
+    Ok(Place::Local(Arc::new(opened)))
+}
+
+fn not_opened(path: &Path) -> impl FnOnce(shale_repo::OpenError) -> PlaceError {
+    let path = path.to_owned();
+    move |source| PlaceError::Open { path, source }
 }
 
 /// The index can be rebuilt from the packs, which opening the repository does; so a damaged one is
