@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::export::check_file_system;
 
-use host::{Vms, failure};
+pub(crate) use host::Vms;
+use host::failure;
 
 /// How long a guest may take to its login prompt, without acceleration and beside other tests.
 const BOOT_SECONDS: &str = "300";

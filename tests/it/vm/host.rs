@@ -13,19 +13,19 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A host whose service and machines end when this is dropped.
-pub(super) struct Vms {
-    pub(super) shale: Shale,
+pub(crate) struct Vms {
+    pub(crate) shale: Shale,
 }
 
 impl Vms {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let shale = Shale::new()?;
         Ok(Self { shale })
     }
 
     /// A host with a template `test/kernel` that has a kernel and nothing that it could start: machines of it run,
     /// and cost little.
-    pub(super) fn with_kernel_only() -> Result<Self> {
+    pub(crate) fn with_kernel_only() -> Result<Self> {
         let vms = Self::new()?;
         let tree = tempfile::tempdir()?;
         fs::create_dir(tree.path().join("boot"))?;
@@ -41,7 +41,7 @@ impl Vms {
     }
 
     /// `shale vm` with these arguments.
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.shale.command();
         command
             .arg("vm")
@@ -50,12 +50,12 @@ impl Vms {
         command
     }
 
-    pub(super) fn run(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
         run(&mut self.command(arguments))
     }
 
     /// What a command in the guest printed. The SSH server may come a moment after the login prompt.
-    pub(super) fn ssh(&self, name: &str, command: &str) -> Result<String> {
+    pub(crate) fn ssh(&self, name: &str, command: &str) -> Result<String> {
         let begun = Instant::now();
         loop {
             let done = run(&mut self.command(&["ssh", name, "--", command]));
@@ -66,7 +66,7 @@ impl Vms {
         }
     }
 
-    pub(super) fn state(&self, name: &str) -> Result<String> {
+    pub(crate) fn state(&self, name: &str) -> Result<String> {
         let shown = self.run(&["inspect", name, "--format", "json"])?;
         let shown: Value = serde_json::from_str(&shown)?;
         Ok(shown["state"].as_str().unwrap_or_default().to_owned())
@@ -76,18 +76,18 @@ impl Vms {
         self.shale.home().join(".state").join(below)
     }
 
-    pub(super) fn overlay(&self, name: &str) -> PathBuf {
+    pub(crate) fn overlay(&self, name: &str) -> PathBuf {
         self.path("instances").join(name).join("overlay")
     }
 
     /// The number of the process that listens on the service's socket.
-    pub(super) fn service_pid(&self) -> Result<Pid> {
+    pub(crate) fn service_pid(&self) -> Result<Pid> {
         let stream = UnixStream::connect(self.path("run/host.sock"))?;
         Ok(rustix::net::sockopt::socket_peercred(&stream)?.pid)
     }
 
     /// Kills the service; who it was.
-    pub(super) fn kill_service(&self) -> Result<Pid> {
+    pub(crate) fn kill_service(&self) -> Result<Pid> {
         let pid = self.service_pid()?;
         kill_process(pid, Signal::KILL)?;
         wait_for_end(pid)?;
@@ -123,7 +123,7 @@ impl Vms {
     }
 
     /// Kills the process of a machine.
-    pub(super) fn kill_machine(&self, name: &str) -> Result<()> {
+    pub(crate) fn kill_machine(&self, name: &str) -> Result<()> {
         let pids = self.machine_pids();
         let found = pids.iter().find(|(of, _)| of == name);
         let (_, pid) = found.with_context(|| format!("the process of {name}"))?;
@@ -132,7 +132,7 @@ impl Vms {
     }
 
     /// Fails if there is an instance, a machine, or a file of one.
-    pub(super) fn nothing_left(&self) -> Result<()> {
+    pub(crate) fn nothing_left(&self) -> Result<()> {
         let names = |below: &str| -> Result<Vec<String>> {
             let entries = fs::read_dir(self.path(below))?;
             let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -150,7 +150,7 @@ impl Vms {
     }
 
     /// Command lines of all processes that name this host's directory.
-    pub(super) fn processes(&self) -> Result<Vec<String>> {
+    pub(crate) fn processes(&self) -> Result<Vec<String>> {
         let home = self.shale.home().display().to_string();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
@@ -164,7 +164,7 @@ impl Vms {
     }
 
     /// Fails if others than the owner may read anything of an instance.
-    pub(super) fn everything_is_private(&self) -> Result<()> {
+    pub(crate) fn everything_is_private(&self) -> Result<()> {
         for below in ["instances", "run", "ssh"] {
             let mode = fs::metadata(self.path(below))?.mode();
             ensure!(mode & 0o077 == 0, "{below} has mode {mode:o}");
@@ -207,7 +207,7 @@ fn wait_for_end(pid: Pid) -> Result<()> {
 }
 
 /// The exit code of a command that must fail.
-pub(super) fn failure(command: &mut Command) -> Result<i32> {
+pub(crate) fn failure(command: &mut Command) -> Result<i32> {
     let output = command
         .output()
         .with_context(|| format!("start {command:?}"))?;

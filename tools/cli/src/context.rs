@@ -7,8 +7,9 @@ use std::{env, fs};
 
 use anyhow::Context as _;
 use clap::Args;
-use shale_client::{Settings, Trust};
+use shale_client::{Address, AddressError, Settings, Trust};
 use shale_files::DirFiles;
+use shale_hostd::api::{Credentials, Repository};
 use shale_hostd::{Composer, HostDirs, Place, private_dir, registry_url};
 use shale_model::{Platform, Reference, TemplateId, TemplateIndex};
 use shale_view::{Cache, CacheSettings, ChunkReader, Counters, RetrySettings};
@@ -25,10 +26,10 @@ pub(crate) struct Global {
     /// The repository to use: a directory, or the URL of a registry
     #[arg(long, global = true, env = "SHALE_REPOSITORY", value_name = "DIR|URL")]
     repository: Option<String>,
-    /// File that holds the token for the registry
+    /// File that holds the token for the registry of --repository, or else of the references
     #[arg(long, global = true, env = "SHALE_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Fingerprint of the registry's self-signed certificate
+    /// Fingerprint of that registry's self-signed certificate
     #[arg(long, global = true, env = "SHALE_FINGERPRINT", value_name = "SHA256")]
     fingerprint: Option<Fingerprint>,
     /// Directory for what must survive: plans, instances, the local repository
@@ -59,6 +60,49 @@ pub(crate) struct Global {
     /// Show the causes of an error in full
     #[arg(long, global = true)]
     pub(crate) debug: bool,
+}
+
+impl Global {
+    /// The repository of --repository, or the local one.
+    fn repository(&self, dirs: &HostDirs) -> Repository {
+        let directory = |path: &Path| Repository {
+            address: path.to_string_lossy().into_owned(),
+            credentials: Credentials::default(),
+        };
+        match &self.repository {
+            Some(url) if is_url(url) => Repository {
+                address: url.clone(),
+                credentials: self.credentials(),
+            },
+            Some(path) => directory(&absolute(Path::new(path))),
+            None => directory(&dirs.repository()),
+        }
+    }
+
+    /// The registry that a reference names. It is shown the token if that is for it: if --repository is the same
+    /// registry, or none.
+    fn registry(&self, host: &str) -> Result<Repository, AddressError> {
+        let address = registry_url(host)?;
+        let of_another = match &self.repository {
+            Some(url) if is_url(url) => url.parse::<Address>()?.to_string() != address,
+            _ => false,
+        };
+        let credentials = match of_another {
+            true => Credentials::default(),
+            false => self.credentials(),
+        };
+        Ok(Repository {
+            address,
+            credentials,
+        })
+    }
+
+    fn credentials(&self) -> Credentials {
+        Credentials {
+            token_file: self.token_file.as_deref().map(absolute),
+            fingerprint: self.fingerprint.map(|fingerprint| fingerprint.to_string()),
+        }
+    }
 }
 
 /// The global options, with defaults filled in.
@@ -110,20 +154,16 @@ impl Context {
 
     /// The repository that commands work on, unless a reference names a registry.
     pub(crate) fn place(&self) -> anyhow::Result<Place> {
-        self.places().open(&self.address())
-    }
-
-    /// Where the repository is that commands work on: a directory or the URL of a registry.
-    pub(crate) fn address(&self) -> String {
-        match &self.global.repository {
-            Some(url) if is_url(url) => url.clone(),
-            Some(path) => absolute(Path::new(path)).to_string_lossy().into_owned(),
-            None => self.dirs.repository().to_string_lossy().into_owned(),
-        }
+        self.places().open(&self.global.repository(&self.dirs))
     }
 
     /// The place that all of these references are of.
     pub(crate) fn place_of(&self, references: &[&Reference]) -> anyhow::Result<Place> {
+        self.places().open(&self.repository_of(references)?)
+    }
+
+    /// The repository that all of these references are of.
+    pub(crate) fn repository_of(&self, references: &[&Reference]) -> anyhow::Result<Repository> {
         let registry = references.first().and_then(|first| first.registry.clone());
         let other = references.iter().find(|other| other.registry != registry);
         if let Some(other) = other {
@@ -131,21 +171,20 @@ impl Context {
             return Err(Failure::new(Exit::Usage, text).into());
         }
         match registry {
-            Some(registry) => self.places().open(&registry_url(&registry)?),
-            None => self.place(),
+            Some(registry) => Ok(self.global.registry(&registry)?),
+            None => Ok(self.global.repository(&self.dirs)),
         }
     }
 
     /// What opens places, also when this context is gone.
     pub(crate) fn places(&self) -> Places {
         Places {
-            global: self.global.clone(),
             dirs: self.dirs.clone(),
             runtime: self.runtime.handle().clone(),
         }
     }
 
-    /// The options that give another `shale` the same directories and repository.
+    /// The options that give another `shale` the same directories.
     pub(crate) fn as_arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |option: &str, value: &OsStr| {
@@ -155,13 +194,6 @@ impl Context {
         add("--state", self.dirs.state.as_os_str());
         add("--cache", self.dirs.cache.as_os_str());
         add("--cache-size", self.global.cache_size.to_string().as_ref());
-        add("--repository", self.address().as_ref());
-        if let Some(path) = &self.global.token_file {
-            add("--token-file", absolute(path).as_os_str());
-        }
-        if let Some(fingerprint) = self.global.fingerprint {
-            add("--fingerprint", fingerprint.to_string().as_ref());
-        }
         arguments
     }
 
@@ -202,17 +234,16 @@ impl Context {
 
 /// What opens places.
 pub(crate) struct Places {
-    global: Global,
     dirs: HostDirs,
     runtime: Handle,
 }
 
 impl Places {
-    /// The place at an address: a directory or the URL of a registry.
-    pub(crate) fn open(&self, address: &str) -> anyhow::Result<Place> {
-        match is_url(address) {
-            true => self.remote(address),
-            false => self.local(Path::new(address)),
+    /// Opens a repository.
+    pub(crate) fn open(&self, repository: &Repository) -> anyhow::Result<Place> {
+        match is_url(&repository.address) {
+            true => self.remote(repository),
+            false => self.local(Path::new(&repository.address)),
         }
     }
 
@@ -223,15 +254,19 @@ impl Places {
         Ok(Place::local(path)?)
     }
 
-    fn remote(&self, address: &str) -> anyhow::Result<Place> {
-        let mut settings = Settings::new(address.parse()?);
-        if let Some(path) = &self.global.token_file {
+    fn remote(&self, repository: &Repository) -> anyhow::Result<Place> {
+        let Credentials {
+            token_file,
+            fingerprint,
+        } = &repository.credentials;
+        let mut settings = Settings::new(repository.address.parse()?);
+        if let Some(path) = token_file {
             let token = fs::read_to_string(path);
             let token = token.with_context(|| format!("read the token `{}`", path.display()))?;
             settings.token = Some(token.trim().to_owned());
         }
-        if let Some(fingerprint) = self.global.fingerprint {
-            settings.trust = Trust::Pinned(fingerprint);
+        if let Some(fingerprint) = fingerprint {
+            settings.trust = Trust::Pinned(fingerprint.parse()?);
         }
         let spool = self.dirs.spool();
         private_dir(&spool).with_context(|| format!("make `{}`", spool.display()))?;

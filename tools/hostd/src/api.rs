@@ -13,7 +13,7 @@ use shale_model::{PlanId, TemplateId, Trouble};
 
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 1;
+pub const API_VERSION: u32 = 2;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;
@@ -84,8 +84,8 @@ pub struct Deploy {
     pub name: String,
     /// The template's reference.
     pub reference: String,
-    /// The repository that it is in, unless it names a registry: an absolute directory or a URL.
-    pub repository: String,
+    /// The repository that it is in.
+    pub repository: Repository,
     /// Who logs in, and how.
     pub login: LoginWish,
     /// Its machine.
@@ -94,6 +94,34 @@ pub struct Deploy {
     pub ports: Vec<Forward>,
     /// What to wait for.
     pub wait: Wait,
+}
+
+/// A repository: where it is, and what opens it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Repository {
+    /// An absolute directory, or the URL of a registry.
+    pub address: String,
+    /// What is for the registry at this address alone; nothing for a directory.
+    pub credentials: Credentials,
+}
+
+/// What a registry is shown, and what it is believed by. It holds no secret, only where one is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// The file that holds the token, with its path from the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// The fingerprint of its certificate: `sha256:` and 64 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+impl Credentials {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Who logs in to an instance, and how.

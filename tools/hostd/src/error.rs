@@ -5,7 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use shale_client::AddressError;
 use shale_files::{FileError, LockError};
 use shale_hvplug::DriverError;
 use shale_model::{FormatError, ReferenceError, SeamError, Trouble};
@@ -38,9 +37,6 @@ pub enum HostError {
     /// The reference is none.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
-    /// The reference's registry is none.
-    #[error(transparent)]
-    Registry(#[from] AddressError),
     /// Nothing has this reference.
     #[error("there is no template `{reference}`{}", for_platform(.platform))]
     NoTemplate {
@@ -178,7 +174,7 @@ impl HostError {
             Self::Lock(LockError::Held { .. }) => Trouble::Conflict,
             Self::Listen(ListenError::Busy(_)) => Trouble::Conflict,
             Self::NoPort | Self::StillRunning { .. } | Self::NoLogin { .. } => Trouble::Unavailable,
-            Self::Name(_) | Self::Reference(_) | Self::Registry(_) => Trouble::Invalid,
+            Self::Name(_) | Self::Reference(_) => Trouble::Invalid,
             Self::DiskTooSmall { .. } | Self::SocketPath(_) => Trouble::Invalid,
             Self::Record { .. } | Self::Format(_) => Trouble::Integrity,
             Self::Plan(PlanFileError::Damaged { .. } | PlanFileError::Format { .. }) => {

@@ -8,6 +8,7 @@ use shale_files::{DirFiles, FilePath, Files, put_durably, read_file, remove_dura
 use shale_hvplug::{Forward, Resources};
 use shale_model::{PlanId, TemplateId};
 
+use crate::api::{Credentials, Repository};
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
 
@@ -56,6 +57,9 @@ pub(crate) struct Origin {
     pub(crate) reference: String,
     /// The repository: an absolute directory or a URL.
     pub(crate) repository: String,
+    /// What opens it: a path and a hash, no secret.
+    #[serde(default, skip_serializing_if = "Credentials::is_empty")]
+    pub(crate) credentials: Credentials,
     pub(crate) template: TemplateId,
     /// The plan: no later version computes it again (I3).
     pub(crate) plan: PlanId,
@@ -63,6 +67,16 @@ pub(crate) struct Origin {
     pub(crate) command_line: String,
     /// Seconds since 1970.
     pub(crate) created: u64,
+}
+
+impl Origin {
+    /// The repository with what opens it.
+    pub(crate) fn repository(&self) -> Repository {
+        Repository {
+            address: self.repository.clone(),
+            credentials: self.credentials.clone(),
+        }
+    }
 }
 
 /// How to log in to an instance.
@@ -196,7 +210,11 @@ mod tests {
         assert_eq!(records.get(&name).unwrap(), None);
         let origin = Origin {
             reference: "demo/base:12".into(),
-            repository: "/repository".into(),
+            repository: "https://registry.example".into(),
+            credentials: Credentials {
+                token_file: Some("/etc/token".into()),
+                fingerprint: None,
+            },
             template: TemplateId::of(b"t"),
             plan: PlanId::of(b"p"),
             command_line: String::new(),

@@ -9,13 +9,13 @@ use shale_model::{Platform, Reference, TemplateId};
 use shale_view::{Cache, ChunkReader, Counters, RetrySettings};
 use tokio::runtime::Handle;
 
+use crate::api::Repository;
 use crate::compose::Composer;
 use crate::error::{HostError, HostResult, PlaceFailure};
 use crate::place::Place;
 
-/// Opens the place at an address: an absolute directory, or the URL of a registry. It must not wait for a
-/// network: guests that run are found again without one.
-pub type OpenPlace = Box<dyn Fn(&str) -> Result<Place, PlaceFailure> + Send + Sync>;
+/// Opens a repository. It must not wait for a network: guests that run are found again without one.
+pub type OpenPlace = Box<dyn Fn(&Repository) -> Result<Place, PlaceFailure> + Send + Sync>;
 
 /// The URL of a registry that a reference names by its host: HTTP on loopback, HTTPS everywhere else.
 pub fn registry_url(host: &str) -> Result<String, AddressError> {
@@ -54,7 +54,8 @@ pub(crate) struct Sources {
     counters: Arc<Counters>,
     runtime: Handle,
     plans: PathBuf,
-    by_address: Mutex<HashMap<String, Arc<Source>>>,
+    /// One for each way to open a repository: with another token, a registry may show something else.
+    opened: Mutex<HashMap<Repository, Arc<Source>>>,
 }
 
 impl Sources {
@@ -72,7 +73,7 @@ impl Sources {
             counters,
             runtime,
             plans,
-            by_address: Mutex::default(),
+            opened: Mutex::default(),
         }
     }
 
@@ -84,17 +85,14 @@ impl Sources {
         &self.cache
     }
 
-    /// The source at `address`. Blocks.
-    pub(crate) fn get(&self, address: &str) -> HostResult<Arc<Source>> {
+    /// What reads `repository`. Blocks.
+    pub(crate) fn get(&self, repository: &Repository) -> HostResult<Arc<Source>> {
         // Held while a place opens: a local repository can be opened once.
-        let mut known = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = known.get(address) {
+        let mut known = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = known.get(repository) {
             return Ok(source.clone());
         }
-        let place = (self.open)(address).map_err(HostError::Place)?;
+        let place = (self.open)(repository).map_err(HostError::Place)?;
         let reader = ChunkReader::new(
             place.fetch(),
             self.cache.clone(),
@@ -113,7 +111,7 @@ impl Sources {
             reader,
             composer,
         });
-        known.insert(address.to_owned(), source.clone());
+        known.insert(repository.clone(), source.clone());
         Ok(source)
     }
 }

@@ -78,7 +78,7 @@ impl Run {
         let host = Host::open(HostParts {
             dirs: context.dirs.clone(),
             driver,
-            open_place: Box::new(move |address| Ok(places.open(address)?)),
+            open_place: Box::new(move |repository| Ok(places.open(repository)?)),
             cache: context.cache()?,
             counters: Arc::new(Counters::default()),
             clock: SystemTime::now,

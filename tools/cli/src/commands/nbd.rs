@@ -93,6 +93,10 @@ impl Nbd {
             let bytes = image.disk_bytes(self.disk)?;
             return Ok(host.composer.sized_overlay(image, bytes, dir)?);
         }
-        Ok(Overlay::open(&DirFiles::open(dir)?, image.plan_id, boot_id()?)?)
+        Ok(Overlay::open(
+            &DirFiles::open(dir)?,
+            image.plan_id,
+            boot_id()?,
+        )?)
     }
 }

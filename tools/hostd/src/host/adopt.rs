@@ -69,7 +69,7 @@ impl Host {
 
     /// Offers the disk of an instance. Blocks.
     pub(super) fn serve(&self, instance: &Instance, record: &Record) -> HostResult<Served> {
-        let source = self.sources.get(&record.origin.repository)?;
+        let source = self.sources.get(&record.origin.repository())?;
         let (overlay, socket) = (instance.paths.overlay(), instance.paths.disk());
         let plan = record.origin.plan;
         Served::open(&source, plan, &overlay, &socket, &self.runtime)

@@ -17,7 +17,7 @@ use crate::identity::new_identity;
 use crate::keys::{SshKey, random};
 use crate::name::InstanceName;
 use crate::record::{LoginRecord, NewRecord, Origin, Phase, Record};
-use crate::source::{Source, registry_url};
+use crate::source::Source;
 
 use super::instance::Instance;
 use super::{Host, Progress};
@@ -87,11 +87,7 @@ impl Host {
     ) -> HostResult<()> {
         progress.stage(Stage::Compose);
         let reference: Reference = wish.reference.parse()?;
-        let address = match &reference.registry {
-            Some(registry) => registry_url(registry)?,
-            None => wish.repository.clone(),
-        };
-        let asked = address.clone();
+        let asked = wish.repository.clone();
         let (source, image) = self
             .blocking(move |host| {
                 let source = host.sources.get(&asked)?;
@@ -102,7 +98,7 @@ impl Host {
             .await?;
         progress.stage(Stage::Identity);
         let instance = instance.clone();
-        self.blocking(move |host| host.make_disk(&instance, wish, address, &source, image))
+        self.blocking(move |host| host.make_disk(&instance, wish, &source, image))
             .await
     }
 
@@ -111,7 +107,6 @@ impl Host {
         &self,
         instance: &Instance,
         wish: Deploy,
-        repository: String,
         source: &Source,
         image: Image,
     ) -> HostResult<()> {
@@ -133,7 +128,7 @@ impl Host {
             identity_file,
             host_key: new.host_key,
         };
-        let mut record = self.record(&wish, repository, &image, disk_bytes, login)?;
+        let mut record = self.record(&wish, &image, disk_bytes, login)?;
         self.choose_port(instance, &mut record)?;
         self.keep(&instance.name, &record)?;
 
@@ -152,7 +147,6 @@ impl Host {
     fn record(
         &self,
         wish: &Deploy,
-        repository: String,
         image: &Image,
         disk_bytes: u64,
         login: LoginRecord,
@@ -164,7 +158,8 @@ impl Host {
         uuid[8] = uuid[8] & 0x3f | 0x80;
         let origin = Origin {
             reference: wish.reference.clone(),
-            repository,
+            repository: wish.repository.address.clone(),
+            credentials: wish.repository.credentials.clone(),
             template: image.id,
             plan: image.plan_id,
             command_line: machine.command_line.clone(),

@@ -64,7 +64,7 @@ fn open(state: &Path, runtime: &Runtime) -> HostResult<Arc<Host>> {
             cache: state.join("cache"),
         },
         driver: Arc::new(NoDriver),
-        open_place: Box::new(|address| Err(format!("`{address}` is not there").into())),
+        open_place: Box::new(|asked| Err(format!("`{}` is not there", asked.address).into())),
         cache: Arc::new(Cache::open(Arc::new(MemoryFiles::new()), cache).unwrap()),
         counters: Arc::new(Counters::default()),
         clock: SystemTime::now,
@@ -161,7 +161,7 @@ fn requests_are_answered() {
 fn a_deployment_that_fails_leaves_nothing() {
     let service = serve();
     let call = json!({ "version": API_VERSION, "request": { "deploy": {
-        "name": "web", "reference": "demo/base", "repository": "/nowhere",
+        "name": "web", "reference": "demo/base", "repository": { "address": "/nowhere", "credentials": {} },
         "login": { "user": null, "authorized_keys": [], "identity_file": null },
         "machine": { "memory_bytes": null, "cpus": null, "disk_bytes": null, "acceleration": "tcg" },
         "ports": [], "wait": "none",

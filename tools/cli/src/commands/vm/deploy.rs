@@ -77,7 +77,7 @@ impl Deploy {
         let request = Request::Deploy(api::Deploy {
             name: self.name,
             reference: self.reference.to_string(),
-            repository: context.address(),
+            repository: context.repository_of(&[&self.reference])?,
             login,
             machine: MachineWish {
                 memory_bytes: self.memory,

@@ -1,0 +1,125 @@
+//! Which registry is shown a token.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use harness::Shale;
+
+use crate::vm::Vms;
+
+/// A registry that lets nobody in, and remembers who knocked. It ends with the test's process.
+struct Closed {
+    address: String,
+    /// Of each request, what it said about who asks.
+    asked: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl Closed {
+    fn start() -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let address = listener.local_addr()?.to_string();
+        let asked = Arc::default();
+        let of_thread = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A client that leaves in the middle shows in what the test finds.
+                let _ = refuse(stream, &of_thread);
+            }
+        });
+        Ok(Self { address, asked })
+    }
+
+    /// The tokens that were shown since the last call, one for each request.
+    fn tokens(&self) -> Vec<Option<String>> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *asked)
+    }
+}
+
+fn refuse(stream: TcpStream, asked: &Mutex<Vec<Option<String>>>) -> Result<()> {
+    let mut token = None;
+    for line in BufReader::new(&stream).lines() {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        let (name, value) = line.split_once(": ").unwrap_or((&line, ""));
+        if name.eq_ignore_ascii_case("authorization") {
+            token = Some(value.to_owned());
+        }
+    }
+    asked
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(token);
+    (&stream)
+        .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    Ok(())
+}
+
+/// Fails unless `registry` was asked, and every request showed `token`.
+fn check(registry: &Closed, token: Option<&str>, why: &str) -> Result<()> {
+    let tokens = registry.tokens();
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    ensure!(!tokens.is_empty(), "{why}: it was not asked");
+    let right = tokens.iter().all(|found| *found == bearer);
+    ensure!(right, "{why}: it was shown {tokens:?}");
+    Ok(())
+}
+
+#[test]
+fn a_token_goes_to_its_own_registry_only() -> Result<()> {
+    let shale = Shale::new()?;
+    let (own, other) = (Closed::start()?, Closed::start()?);
+    std::fs::write(shale.home().join("token"), "secret\n")?;
+    let url = format!("http://{}", own.address);
+    let inspect = |options: &[&str], reference: &str| -> Result<()> {
+        let mut command = shale.command();
+        command.args(options).args(["--token-file", "token"]);
+        command.args(["template", "inspect", reference]);
+        let code = command.output()?.status.code();
+        ensure!(code == Some(4), "{command:?}: {code:?}");
+        Ok(())
+    };
+    let repository = ["--repository", url.as_str()];
+    inspect(&repository, "a/b")?;
+    check(&own, Some("secret"), "the registry of --repository")?;
+    inspect(&repository, &format!("{}/a/b", own.address))?;
+    check(&own, Some("secret"), "the same, named by a reference")?;
+    inspect(&repository, &format!("{}/a/b", other.address))?;
+    check(&other, None, "a registry beside that of --repository")?;
+    for options in [&[][..], &["--repository", "directory"]] {
+        inspect(options, &format!("{}/a/b", other.address))?;
+        check(&other, Some("secret"), "the only registry that is named")?;
+    }
+    ensure!(own.tokens().is_empty(), "a registry that nobody named");
+    Ok(())
+}
+
+#[test]
+fn a_running_service_shows_the_token_of_each_command() -> Result<()> {
+    let vms = Vms::new()?;
+    let registry = Closed::start()?;
+    let home = vms.shale.home();
+    let reference = format!("{}/a/b", registry.address);
+    let deploy = |token: Option<&str>| -> Result<()> {
+        let mut command = vms.command(&["deploy", &reference, "--name", "a"]);
+        if let Some(token) = token {
+            std::fs::write(home.join(token), token)?;
+            command.args(["--token-file", token]);
+        }
+        let code = command.output().context("start shale")?.status.code();
+        ensure!(code == Some(4), "{command:?}: {code:?}");
+        check(&registry, token, "the registry of a deployment")
+    };
+    // The service is started by the first.
+    deploy(None)?;
+    let service = vms.service_pid()?;
+    deploy(Some("one"))?;
+    deploy(Some("two"))?;
+    deploy(None)?;
+    ensure!(vms.service_pid()? == service, "the service is another");
+    Ok(())
+}
