@@ -8,6 +8,7 @@
 )]
 
 mod arrows;
+mod beside;
 mod boot;
 mod compose;
 mod credentials;

@@ -8,17 +8,21 @@ use std::{env, fs};
 use anyhow::Context as _;
 use clap::Args;
 use shale_client::{Address, AddressError, Settings, Trust};
-use shale_files::DirFiles;
+use shale_files::{DirFiles, LockError};
 use shale_hostd::api::{Credentials, Repository};
 use shale_hostd::{Composer, HostDirs, Place, private_dir, registry_url};
 use shale_model::{Platform, Reference, TemplateId, TemplateIndex};
-use shale_view::{Cache, CacheSettings, ChunkReader, Counters, RetrySettings};
+use shale_view::{Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, RetrySettings};
 use shale_wire::Fingerprint;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, parse_bytes};
 use crate::progress::ProgressMode;
+
+/// Caches beside the host's, for commands that run while the host service has that one: more than people start at
+/// once. Together they may be as large as the host's.
+const CACHES_BESIDE: u32 = 8;
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
@@ -157,6 +161,12 @@ impl Context {
         self.places().open(&self.global.repository(&self.dirs))
     }
 
+    /// The place that all of these references are of, for a command that writes chunks: a repository of this
+    /// machine is then closed to others that do.
+    pub(crate) fn place_to_write(&self, references: &[&Reference]) -> anyhow::Result<Place> {
+        self.places().open_to_write(&self.repository_of(references)?)
+    }
+
     /// The place that all of these references are of.
     pub(crate) fn place_of(&self, references: &[&Reference]) -> anyhow::Result<Place> {
         self.places().open(&self.repository_of(references)?)
@@ -197,21 +207,33 @@ impl Context {
         arguments
     }
 
-    /// The chunk cache, which no other process may use.
+    /// The host's chunk cache, which no other process may use.
     pub(crate) fn cache(&self) -> anyhow::Result<Arc<Cache>> {
-        for dir in [self.dirs.plans(), self.dirs.chunks()] {
-            private_dir(&dir).with_context(|| format!("make `{}`", dir.display()))?;
+        open_cache(&self.dirs.chunks(), self.global.cache_size)
+    }
+
+    /// A chunk cache for a command. Where another process has the host's, mostly the host service, it is a
+    /// smaller one beside it, which stays for the next such command.
+    fn cache_of_command(&self) -> anyhow::Result<Arc<Cache>> {
+        let mut opened = self.cache();
+        for number in 1..=CACHES_BESIDE {
+            match &opened {
+                Err(error) if is_held(error) => {
+                    let bytes = self.global.cache_size / u64::from(CACHES_BESIDE);
+                    let dir = self.dirs.chunks_beside(number);
+                    opened = open_cache(&dir, bytes.max(MIN_CAP_BYTES));
+                }
+                _ => break,
+            }
         }
-        let files = Arc::new(DirFiles::open(&self.dirs.chunks())?);
-        let settings = CacheSettings {
-            cap_bytes: self.global.cache_size,
-        };
-        Ok(Arc::new(Cache::open(files, settings)?))
+        opened
     }
 
     /// A host on `place`: cache, reader and composer.
     pub(crate) fn host(&self, place: Place) -> anyhow::Result<Host> {
-        let cache = self.cache()?;
+        let cache = self.cache_of_command()?;
+        let plans = self.dirs.plans();
+        private_dir(&plans).with_context(|| format!("make `{}`", plans.display()))?;
         let counters = Arc::new(Counters::default());
         let retry = RetrySettings::default();
         let handle = self.runtime.handle().clone();
@@ -222,7 +244,7 @@ impl Context {
             retry,
             handle.clone(),
         );
-        let composer = Composer::new(place.catalog(), reader.clone(), handle, self.dirs.plans());
+        let composer = Composer::new(place.catalog(), reader.clone(), handle, plans);
         Ok(Host {
             place,
             reader,
@@ -239,19 +261,19 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Opens a repository.
+    /// Opens a repository for what writes no chunks.
     pub(crate) fn open(&self, repository: &Repository) -> anyhow::Result<Place> {
         match is_url(&repository.address) {
             true => self.remote(repository),
-            false => self.local(Path::new(&repository.address)),
+            false => Ok(Place::local_beside(local(&repository.address)?)?),
         }
     }
 
-    fn local(&self, path: &Path) -> anyhow::Result<Place> {
-        if let Some(parent) = path.parent() {
-            private_dir(parent).with_context(|| format!("make `{}`", parent.display()))?;
+    fn open_to_write(&self, repository: &Repository) -> anyhow::Result<Place> {
+        match is_url(&repository.address) {
+            true => self.remote(repository),
+            false => Ok(Place::local(local(&repository.address)?)?),
         }
-        Ok(Place::local(path)?)
     }
 
     fn remote(&self, repository: &Repository) -> anyhow::Result<Place> {
@@ -272,6 +294,27 @@ impl Places {
         private_dir(&spool).with_context(|| format!("make `{}`", spool.display()))?;
         Ok(Place::remote(settings, self.runtime.clone(), spool)?)
     }
+}
+
+/// The directory of a repository, with what is above it made.
+fn local(address: &str) -> anyhow::Result<&Path> {
+    let path = Path::new(address);
+    if let Some(parent) = path.parent() {
+        private_dir(parent).with_context(|| format!("make `{}`", parent.display()))?;
+    }
+    Ok(path)
+}
+
+fn open_cache(dir: &Path, cap_bytes: u64) -> anyhow::Result<Arc<Cache>> {
+    private_dir(dir).with_context(|| format!("make `{}`", dir.display()))?;
+    let files = Arc::new(DirFiles::open(dir)?);
+    Ok(Arc::new(Cache::open(files, CacheSettings { cap_bytes })?))
+}
+
+/// Whether a cache did not open because another process has it.
+fn is_held(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<CacheError>();
+    matches!(cause, Some(CacheError::Lock(LockError::Held { .. })))
 }
 
 fn is_url(address: &str) -> bool {

@@ -336,17 +336,19 @@ fn unique(hex: &str) -> Result<String, FileError> {
     let mut random = [0; 8];
     let taken = keys::random(&mut random);
     taken.map_err(|error| FileError::new(Operation::Create, hex, error))?;
-    Ok(format!(
-        "{hex}.{:016x}{UNFINISHED}",
-        u64::from_le_bytes(random)
-    ))
+    let (random, process) = (u64::from_le_bytes(random), std::process::id());
+    Ok(format!("{hex}.{random:016x}.{process}{UNFINISHED}"))
 }
 
-/// Removes plans that were not written to their end from the directory `plans`, which no other process uses.
+/// Removes plans from the directory `plans` whose writers died before the end.
 pub(crate) fn remove_unfinished(plans: &Path) -> Result<(), FileError> {
     let files = DirFiles::open(plans)?;
     for entry in files.list(&FilePath::root())? {
-        if entry.name.ends_with(UNFINISHED) {
+        let unfinished = entry.name.strip_suffix(UNFINISHED);
+        let writer = unfinished.and_then(|name| name.rsplit_once('.'));
+        // A number that another process has by now keeps the file until the next start.
+        let is_dead = |process: &str| !Path::new("/proc").join(process).exists();
+        if writer.is_some_and(|(_, process)| is_dead(process)) {
             files.remove(&FilePath::new(&entry.name).unwrap_or_default())?;
         }
     }

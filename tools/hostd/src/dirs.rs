@@ -79,6 +79,11 @@ impl HostDirs {
     pub fn chunks(&self) -> PathBuf {
         self.cache.join("chunks")
     }
+
+    /// A chunk cache of a command that runs while another process has the chunk cache.
+    pub fn chunks_beside(&self, number: u32) -> PathBuf {
+        self.cache.join(format!("chunks-beside-{number}"))
+    }
 }
 
 /// Makes `path` and what is missing above it, for the owner only: guests' data lies there.

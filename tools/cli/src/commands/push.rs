@@ -84,7 +84,7 @@ impl Push {
         let mut source = self.open()?;
         let references = [Some(&self.reference), self.base.as_ref()];
         let references: Vec<&Reference> = references.into_iter().flatten().collect();
-        let place = context.place_of(&references)?;
+        let place = context.place_to_write(&references)?;
         let before = get_index(&place, &self.reference)?;
         let progress = PushProgress::new(context.global.progress);
         let sink = place.sink()?;

@@ -62,7 +62,7 @@ const GRACE: Duration = Duration::from_secs(20);
 
 impl Run {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Place::Local(repository) = context.place()? else {
+        let Place::Local(repository) = context.place_to_write(&[])? else {
             let text = "a registry serves a directory, not another registry";
             return Err(Failure::new(Exit::Usage, text).into());
         };
