@@ -19,6 +19,7 @@
 //! # Ok::<(), OpenError>(())
 //! ```
 
+mod damage;
 mod error;
 mod options;
 mod reader;

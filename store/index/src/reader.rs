@@ -8,6 +8,7 @@ use shale_model::{
     ChunkId, ChunkIndex, Location, PackContents, PackId, SeamError, SeamResult, Trouble,
 };
 
+use crate::damage;
 use crate::error::{OpenError, failed};
 use crate::options::{chunk_options, reader_options};
 use crate::rocks::{CHUNKS, Db, PACKS, Packs, check_tables, look_up, read_packs, read_version};
@@ -34,6 +35,7 @@ impl IndexReader {
                 source: "there is none yet".into(),
             });
         }
+        damage::check(path)?;
         check_tables(path)?;
         let mut options = reader_options();
         // Without a logger it would write a text log, for which readers have no place of their own.

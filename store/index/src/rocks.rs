@@ -16,6 +16,7 @@ use shale_model::{
     locations_of,
 };
 
+use crate::damage;
 use crate::error::{OpenError, failed};
 use crate::options::{chunk_options, durable, index_options};
 use crate::value::{self, PackNumber};
@@ -52,6 +53,7 @@ pub(crate) struct Packs {
 impl RocksIndex {
     /// Opens the index in `path`, a directory of its own; makes it if there is none.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        damage::check(path)?;
         check_tables(path)?;
         let tables = [
             ColumnFamilyDescriptor::new("default", Options::default()),
@@ -75,7 +77,9 @@ impl RocksIndex {
     /// Removes the index in `path`, whatever its state; one that is in use is left alone.
     pub fn discard(path: &Path) -> Result<(), OpenError> {
         let removed = Db::destroy(&index_options(), path);
-        removed.map_err(|error| OpenError::of(path, error))
+        removed.map_err(|error| OpenError::of(path, error))?;
+        damage::forget(path);
+        Ok(())
     }
 
     fn table(&self, name: &str) -> SeamResult<Arc<BoundColumnFamily<'_>>> {
@@ -216,6 +220,7 @@ pub(crate) fn look_up(
     let chunks = table(db, CHUNKS)?;
     let keys = ids.iter().map(|id| id.as_bytes());
     let location = |value: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>| {
+        let value = value.inspect_err(|error| damage::note(db.path(), error));
         let Some(value) = value.map_err(|error| failed(action, error))? else {
             return Ok(None);
         };

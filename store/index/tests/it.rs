@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use shale_index::{IndexReader, OpenError, RocksIndex};
 use shale_model::{
-    ChunkId, ChunkIndex, Codec, MemoryIndex, PackContents, PackId, check_chunk_index, locations_of,
+    ChunkId, ChunkIndex, Codec, MemoryIndex, PackContents, PackId, Trouble, check_chunk_index, locations_of,
 };
 
 fn open(path: &Path) -> RocksIndex {
@@ -151,6 +151,43 @@ fn a_damaged_index_is_told_discarded_and_made_anew() {
         assert_eq!(index.packs().unwrap(), []);
         index.add_pack(id, &contents).unwrap();
     }
+}
+
+#[test]
+fn damage_that_a_look_up_finds_is_told_at_the_next_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (id, contents) = pack(1, 500);
+    open(dir.path()).add_pack(id, &contents).unwrap();
+    // What was logged is a table file after the second opening.
+    drop(open(dir.path()));
+    let tables = std::fs::read_dir(dir.path()).unwrap();
+    let tables = tables.map(|entry| entry.unwrap().path());
+    let tables = tables.filter(|path| path.extension().is_some_and(|e| e == "sst"));
+    let largest = tables.max_by_key(|path| path.metadata().unwrap().len());
+    let largest = largest.unwrap();
+    let mut bytes = std::fs::read(&largest).unwrap();
+    // In its first block, which holds entries.
+    bytes[40] ^= 1;
+    std::fs::write(&largest, bytes).unwrap();
+    let ids: Vec<ChunkId> = contents.chunks().iter().map(|chunk| chunk.id).collect();
+    let error = IndexReader::open(dir.path())
+        .unwrap()
+        .get(&ids)
+        .unwrap_err();
+    assert_eq!(error.trouble, Trouble::Integrity, "{error}");
+    for opened in [
+        RocksIndex::open(dir.path()).err(),
+        IndexReader::open(dir.path()).err(),
+    ] {
+        assert!(
+            matches!(opened, Some(OpenError::Damaged { .. })),
+            "{opened:?}"
+        );
+    }
+    RocksIndex::discard(dir.path()).unwrap();
+    open(dir.path()).add_pack(id, &contents).unwrap();
+    let found = IndexReader::open(dir.path()).unwrap().get(&ids).unwrap();
+    assert!(found.iter().all(Option::is_some));
 }
 
 #[test]

@@ -211,6 +211,9 @@ fn a_damaged_index_is_made_again_or_an_error() -> Result<()> {
                 "{}: {how}: {ended:?}",
                 path.display()
             );
+            // What it found is mended by the next command.
+            let again = export(&shale)?;
+            ensure!(again.code == 0, "{}: {how}: {again:?}", path.display());
         }
     }
     Ok(())
