@@ -101,7 +101,7 @@ pub trait Sink: Send + Sync {
     /// Stores a template's canonical JSON; its layers must be present.
     fn put_template(&self, json: &[u8]) -> SeamResult<TemplateId>;
 
-    /// Points `name` at `new` if it now points at `expected` (`None`: does not exist);
+    /// Points `name` at `new` if it now points at `expected` (`None`: does not exist) or at `new` already;
     /// [`Trouble::Conflict`] otherwise.
     fn set_ref(
         &self,
