@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shale_model::{BlockDevice, DeviceError, DeviceResult};
+use shale_model::{BlockDevice, DeviceError, DeviceResult, with_causes};
 
 use crate::limits::STEP_BYTES;
 use crate::pool::Buffer;
@@ -72,7 +72,7 @@ pub(crate) async fn perform(
     };
     match done {
         Ok(()) => to.done(buffer),
-        Err(error) => to.error(buffer, errno(&error), &error.to_string()),
+        Err(error) => to.error(buffer, errno(&error), &with_causes(&error)),
     }
 }
 
@@ -81,7 +81,7 @@ fn errno(error: &DeviceError) -> Errno {
     match error {
         DeviceError::ReadOnly => Errno::Perm,
         DeviceError::NoSpace(_) => Errno::NoSpc,
-        DeviceError::Io(_) => Errno::Io,
+        DeviceError::Below(_) | DeviceError::Io(_) => Errno::Io,
     }
 }
 

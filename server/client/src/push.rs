@@ -128,8 +128,8 @@ impl Sink for RemotePush {
             Ok(_) => return Ok(()),
             Err(no) => no,
         };
-        // An attempt whose answer was lost may have set it, and made the condition of the next one untrue.
-        if no.attempts > 1 && code(&no.why) == Some(Code::Changed) {
+        // It may be set to that already: by somebody else, or by an attempt whose answer was lost.
+        if code(&no.why) == Some(Code::Changed) {
             let now = self.registry.get_ref(name)?;
             if now.as_ref() == Some(new) {
                 return Ok(());

@@ -44,17 +44,16 @@ impl DirFiles {
     /// The files below `root`, which is made with the directories above it if it does not exist.
     pub fn create(root: &Path) -> FileResult<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        let mode = DIR_MODE.bits();
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(root);
-        made.map_err(|source| FileError::new(Operation::CreateDir, root, source))?;
+        let failed = |source| FileError::new(Operation::CreateDir, root, source);
+        let path = std::path::absolute(root).map_err(failed)?;
+        let found = path.ancestors().find_map(|dir| dir.canonicalize().ok());
+        let mut builder = fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(DIR_MODE.bits()).create(&path);
+        made.map_err(failed)?;
         let this = Self::open(root)?;
-        // Its own name must last as long as what will be in it. That of directories further up is not
-        // ours to sync: they may belong to anybody.
-        if let Some(parent) = root.canonicalize().ok().as_deref().and_then(Path::parent) {
-            Self::open(parent)?.sync_dir(&FilePath::root())?;
+        let path = path.canonicalize().map_err(failed)?;
+        for dir in with_new_names(&path, &found.unwrap_or_default()) {
+            Self::open(dir)?.sync_dir(&FilePath::root())?;
         }
         Ok(this)
     }
@@ -138,6 +137,15 @@ impl DirFiles {
         entries.sort();
         Ok(entries)
     }
+}
+
+/// The directories in which a name on the way to `root` may be new, when `found` was there before: all of these must
+/// last as long as what will be in `root`. Where that was there, another process may have made it and not synced
+/// its name yet; directories further up are not ours to sync, because they may belong to anybody.
+fn with_new_names<'a>(root: &'a Path, found: &Path) -> impl Iterator<Item = &'a Path> {
+    let depth = |path: &Path| path.components().count();
+    let made = depth(root).saturating_sub(depth(found)).max(1);
+    root.ancestors().skip(1).take(made)
 }
 
 impl Files for DirFiles {
@@ -407,6 +415,17 @@ mod tests {
         let message = held.err().unwrap().to_string();
         let own = format!("process {}", std::process::id());
         assert!(message.contains(&own), "{message}");
+    }
+
+    #[test]
+    fn every_name_on_the_way_to_a_new_root_is_synced() {
+        let synced = |root: &'static str, found: &str| -> Vec<&Path> {
+            with_new_names(Path::new(root), Path::new(found)).collect()
+        };
+        assert_eq!(synced("/a/b/c", "/a"), [Path::new("/a/b"), Path::new("/a")]);
+        assert_eq!(synced("/a/b/c", "/a/b"), [Path::new("/a/b")]);
+        assert_eq!(synced("/a/b/c", "/a/b/c"), [Path::new("/a/b")]);
+        assert_eq!(synced("/", "/"), [Path::new("/"); 0]);
     }
 
     #[test]

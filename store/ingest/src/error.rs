@@ -11,8 +11,9 @@ pub enum PushError {
     /// The source cannot be read, or holds what no layer can.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The repository or registry refused or failed.
-    #[error(transparent)]
+    /// The repository or registry refused or failed. Not transparent: who walks the causes must find this error itself,
+    /// which says what kind of trouble it is.
+    #[error("the repository or registry does not take the push")]
     Sink(#[from] SeamError),
     /// The entries do not make a layer.
     #[error("the source does not make a layer")]

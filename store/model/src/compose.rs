@@ -10,7 +10,7 @@
 //! laid out from it gives every inode and file the place that it has without the upper layers, so
 //! that templates on one base share its layout.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::entry::{Attrs, Content, Entry, Kind, LayerDir, Mtime, Rdev, TreeLayer};
 use crate::limits::{MAX_ENTRIES, MAX_LAYERS};
@@ -230,6 +230,9 @@ struct Fold {
     layer: LayerNo,
     /// The directory entries that the next layer directory appends, before they are sorted in.
     added: Vec<DirEntry>,
+    /// Directories that the layer implied, by the one that holds them: they are sorted in when the layer ends, because
+    /// sorting for each would take the square of their number.
+    implied: HashMap<NodeId, BTreeMap<Name, DirEntry>>,
 }
 
 /// Hard-link targets of one layer by directory, filled with nodes as they appear.
@@ -241,6 +244,7 @@ impl Fold {
             nodes: vec![implied_directory(0)],
             layer: 0,
             added: Vec::new(),
+            implied: HashMap::new(),
         }
     }
 
@@ -255,6 +259,10 @@ impl Fold {
         for dir in &tree.dirs {
             let id = self.directory(&dir.path)?;
             self.merge(id, dir, &mut targets)?;
+        }
+        let implied: Vec<NodeId> = self.implied.keys().copied().collect();
+        for dir in implied {
+            self.settle_implied(dir);
         }
         Ok(())
     }
@@ -272,8 +280,9 @@ impl Fold {
             let NodeData::Directory(entries) = &self.nodes[at.index()].data else {
                 return Err(not_directory());
             };
-            match find_alive(entries, name) {
-                Some(found) => at = entries[found].node,
+            let known = find_alive(entries, name).map(|found| entries[found].node);
+            match known.or_else(|| self.implied_at(at, name)) {
+                Some(found) => at = found,
                 None => {
                     missing = Some(depth);
                     break;
@@ -286,8 +295,8 @@ impl Fold {
         for name in path.components().skip(missing.unwrap_or(usize::MAX)) {
             let name = Name::new(name).map_err(|_| not_directory())?;
             let made = self.add(implied_directory(layer))?;
-            self.link(name, made);
-            self.settle(at);
+            let entry = self.named(name.clone(), made);
+            self.implied.entry(at).or_default().insert(name, entry);
             at = made;
         }
         Ok(at)
@@ -299,6 +308,7 @@ impl Fold {
         dir: &LayerDir,
         targets: &mut LinkTargets<'_>,
     ) -> Result<(), ComposeError> {
+        self.settle_implied(id);
         let mut linked = targets.remove(&dir.path);
         for entry in &dir.entries {
             let NodeData::Directory(entries) = &self.nodes[id.index()].data else {
@@ -377,21 +387,45 @@ impl Fold {
 
     /// Gives `node` a name; [`Fold::settle`] sorts it in.
     fn link(&mut self, name: Name, node: NodeId) {
+        let entry = self.named(name, node);
+        self.added.push(entry);
+    }
+
+    /// One more name of `node`.
+    fn named(&mut self, name: Name, node: NodeId) -> DirEntry {
         self.nodes[node.index()].links += 1;
-        let (born, died) = (self.layer, None);
-        self.added.push(DirEntry {
+        DirEntry {
             name,
             node,
-            born,
-            died,
-        });
+            born: self.layer,
+            died: None,
+        }
+    }
+
+    /// The directory that the current layer implied as `name` in `dir`.
+    fn implied_at(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
+        let implied = self.implied.get(&dir)?;
+        Some(implied.get(&Name::new(name).ok()?)?.node)
+    }
+
+    /// Sorts the directories into `dir` that the current layer implied there.
+    fn settle_implied(&mut self, dir: NodeId) {
+        if let Some(implied) = self.implied.remove(&dir) {
+            self.sort_in(dir, &mut implied.into_values().collect());
+        }
     }
 
     /// Sorts the names that were added into their directory.
     fn settle(&mut self, dir: NodeId) {
+        let mut added = std::mem::take(&mut self.added);
+        self.sort_in(dir, &mut added);
+        self.added = added;
+    }
+
+    fn sort_in(&mut self, dir: NodeId, added: &mut Vec<DirEntry>) {
         if let NodeData::Directory(entries) = &mut self.nodes[dir.index()].data {
             let was_empty = entries.is_empty();
-            entries.append(&mut self.added);
+            entries.append(added);
             if !was_empty {
                 entries.sort_by(|a, b| (&a.name, a.born).cmp(&(&b.name, b.born)));
             }
@@ -415,6 +449,7 @@ impl Fold {
 
     /// Ends every name in `dir`; the nodes that they named.
     fn end_names(&mut self, dir: NodeId) -> Vec<NodeId> {
+        self.settle_implied(dir);
         let layer = self.layer;
         let mut ended = Vec::new();
         if let NodeData::Directory(entries) = &mut self.nodes[dir.index()].data {

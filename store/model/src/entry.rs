@@ -1,5 +1,7 @@
 //! What a tree layer says about one name: attributes, kind, content.
 
+use std::sync::Arc;
+
 use crate::id::ChunkId;
 use crate::limits::{
     MAX_CHUNK_BYTES, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_BYTES, MAX_XATTRS,
@@ -22,9 +24,10 @@ pub struct Mtime {
 /// Extended attributes: full names as user space sees them (`security.capability`,
 /// `system.posix_acl_access`) with their values, in order of name, each name once.
 ///
-/// ACLs are kept in the form that `getxattr` returns (version 2 of `posix_acl_xattr`).
+/// ACLs are kept in the form that `getxattr` returns (version 2 of `posix_acl_xattr`). Clones share them: many
+/// entries have the same ones.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Xattrs(Vec<XattrPair>);
+pub struct Xattrs(Arc<[XattrPair]>);
 
 /// Name and value of one extended attribute.
 pub type XattrPair = (Box<[u8]>, Box<[u8]>);
@@ -49,7 +52,7 @@ impl Xattrs {
         if total > MAX_XATTR_BYTES {
             return Err(EntryError::XattrBytes(total));
         }
-        Ok(Self(pairs))
+        Ok(Self(pairs.into()))
     }
 
     /// Name and value of each attribute, in order of name.
@@ -66,6 +69,13 @@ impl Xattrs {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Bytes of all names and values.
+    pub fn bytes(&self) -> usize {
+        self.iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum()
     }
 }
 

@@ -29,6 +29,15 @@ pub const MAX_CHUNK_BYTES: usize = 256 * 1024;
 /// verification serve it.
 pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
+/// Most bytes that the entries of one page stand for: path of each directory, and name and extended attributes
+/// of each entry. A page names them by what they share, so one of [`MAX_PAGE_BYTES`] could otherwise stand for
+/// 17 GB. An honest page with labels and ACLs stays far below.
+pub const MAX_PAGE_EXPANDED_BYTES: usize = 16 * 1024 * 1024;
+
+/// Most bytes that the entries of one layer stand for, counted as for a page: 170 for each of
+/// [`MAX_ENTRIES`].
+pub const MAX_LAYER_EXPANDED_BYTES: u64 = 16 << 30;
+
 /// Largest plain length of one frame, in bytes: what one fetch decompresses for one missing chunk.
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
 

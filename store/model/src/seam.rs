@@ -9,6 +9,7 @@
 //! | [`ChunkIndex`] | the repository and its chunk index | `shale-index` (RocksDB) | `MemoryIndex` |
 //! | [`BlockDevice`] | a face (NBD, FUSE) and the disk it shows | `shale-view` | a byte vector in tests |
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ pub trait Sink: Send + Sync {
     /// Stores a template's canonical JSON; its layers must be present.
     fn put_template(&self, json: &[u8]) -> SeamResult<TemplateId>;
 
-    /// Points `name` at `new` if it now points at `expected` (`None`: does not exist);
+    /// Points `name` at `new` if it now points at `expected` (`None`: does not exist) or at `new` already;
     /// [`Trouble::Conflict`] otherwise.
     fn set_ref(
         &self,
@@ -232,17 +233,59 @@ pub struct BlockRun {
 }
 
 /// Why a disk cannot do what it was asked, as a guest can be told.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone)]
 pub enum DeviceError {
     /// The disk is offered read-only.
-    #[error("the disk is read-only")]
     ReadOnly,
     /// The storage behind it is full.
-    #[error("no space left: {0}")]
     NoSpace(String),
+    /// What the disk is made of failed; the error of that is the source.
+    Below(Arc<dyn std::error::Error + Send + Sync>),
     /// Anything else, with its reason.
-    #[error("{0}")]
     Io(String),
+}
+
+impl DeviceError {
+    /// The error of what a disk is made of.
+    pub fn below(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Below(Arc::new(cause))
+    }
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReadOnly => f.write_str("the disk is read-only"),
+            Self::NoSpace(reason) => write!(f, "no space left: {reason}"),
+            Self::Below(_) => f.write_str("what the disk is made of failed"),
+            Self::Io(reason) => f.write_str(reason),
+        }
+    }
+}
+
+// By hand, because the derived one gives the `Arc` as the source, in which nobody finds the error.
+impl std::error::Error for DeviceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Below(cause) => Some(&**cause),
+            Self::ReadOnly | Self::NoSpace(_) | Self::Io(_) => None,
+        }
+    }
+}
+
+/// An error with its causes, for those who only get a text.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        // A wrapper that adds nothing would say everything twice.
+        if !text.ends_with(&why) {
+            text = format!("{text}: {why}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Results of a [`BlockDevice`].

@@ -116,7 +116,10 @@ fn check_compare_and_set(store: &Store) {
     fails(two.push(&*store.sink), Trouble::Conflict);
     one.check(&*store.catalog, &*store.fetch);
     let set = |expected: Option<&TemplateIndex>, new| store.sink.set_ref(&one.name, expected, new);
-    fails(set(Some(&two.index), &one.index), Trouble::Conflict);
+    fails(set(Some(&two.index), &two.index), Trouble::Conflict);
+    set(None, &one.index).expect("what is set already");
+    set(Some(&two.index), &one.index).expect("what is set already");
+    one.check(&*store.catalog, &*store.fetch);
     set(Some(&one.index), &two.index).expect("a change");
     fails(set(Some(&one.index), &one.index), Trouble::Conflict);
     two.check(&*store.catalog, &*store.fetch);

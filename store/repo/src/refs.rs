@@ -16,8 +16,8 @@ pub trait Refs: Send + Sync {
     /// What `name` points at; `None` if it does not exist.
     fn get(&self, name: &RefName) -> SeamResult<Option<TemplateIndex>>;
 
-    /// Points `name` at `new`, durably, if it now points at `expected` (`None`: does not exist);
-    /// [`Trouble::Conflict`] otherwise.
+    /// Points `name` at `new`, durably, if it now points at `expected` (`None`: does not exist) or at `new` already:
+    /// whoever else set exactly that did this call's work. [`Trouble::Conflict`] otherwise.
     fn compare_and_set(
         &self,
         name: &RefName,
@@ -80,7 +80,7 @@ impl Refs for FileRefs {
             .files
             .lock(&paths::refs_lock(), LockKind::Exclusive, IfHeld::Wait)
             .map_err(|error| not_locked(action(), error))?;
-        check_expected(name, expected, self.get(name)?.as_ref())?;
+        check_expected(name, expected, new, self.get(name)?.as_ref())?;
         let json = new.encode();
         let (temp, path) = (self.session.temp(), paths::reference(name));
         put_durably(&*self.files, &temp, &path, |file| file.write_at(0, &json))
@@ -130,7 +130,7 @@ impl Refs for MemoryRefs {
         new: &TemplateIndex,
     ) -> SeamResult<()> {
         let mut refs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        check_expected(name, expected, refs.get(name))?;
+        check_expected(name, expected, new, refs.get(name))?;
         refs.insert(name.clone(), new.clone());
         Ok(())
     }
@@ -151,10 +151,13 @@ impl Refs for MemoryRefs {
 fn check_expected(
     name: &RefName,
     expected: Option<&TemplateIndex>,
+    new: &TemplateIndex,
     found: Option<&TemplateIndex>,
 ) -> SeamResult<()> {
     let what = match (expected, found) {
         (expected, found) if expected == found => return Ok(()),
+        // Who set it may have died before it was durable, so it is set again.
+        (_, Some(found)) if found == new => return Ok(()),
         (None, _) => "it exists already",
         (_, None) => "it does not exist",
         (Some(_), Some(_)) => "it points elsewhere meanwhile",
@@ -183,7 +186,7 @@ fn below(dir: &FilePath, name: &str) -> SeamResult<FilePath> {
 pub fn check_refs(refs: &dyn Refs) {
     let index = |text: &[u8]| TemplateIndex::one(Platform::default(), TemplateId::of(text));
     let name = |text: &str| text.parse::<RefName>().expect("a name");
-    let (one, two) = (index(b"1"), index(b"2"));
+    let (one, two, three) = (index(b"1"), index(b"2"), index(b"3"));
     let base = name("demo/base:1");
     let conflicts = |expected, new| {
         let trouble = refs
@@ -198,7 +201,14 @@ pub fn check_refs(refs: &dyn Refs) {
     refs.compare_and_set(&base, None, &one).expect("a new name");
     assert_eq!(refs.get(&base).expect("an answer"), Some(one.clone()));
     conflicts(None, &two);
-    conflicts(Some(&two), &one);
+    conflicts(Some(&two), &three);
+    let done =
+        [None, Some(&two), Some(&one)].map(|expected| refs.compare_and_set(&base, expected, &one));
+    assert!(
+        done.iter().all(Result::is_ok),
+        "it points there already: {done:?}"
+    );
+    assert_eq!(refs.get(&base).expect("an answer"), Some(one.clone()));
     refs.compare_and_set(&base, Some(&one), &two)
         .expect("a change");
     assert_eq!(refs.get(&base).expect("an answer"), Some(two.clone()));

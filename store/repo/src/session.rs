@@ -1,5 +1,6 @@
 //! Files on their way: a directory for each open repository, swept when its owner is gone.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -56,28 +57,36 @@ impl Drop for Session {
 
 /// Removes what is at `path` below `tmp`, unless its owner lives.
 fn sweep(files: &dyn LockFiles, path: &FilePath) -> Result<(), LockError> {
-    if files.list(path).is_err() {
-        // Not a directory: the format file on its way, when the making of the repository was cut off.
-        files.remove(path)?;
-        return Ok(());
+    match files.list(path) {
+        Ok(_) => {}
+        // The format file on its way, when the making of the repository was cut off.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Ok(unless_missing(files.remove(path))?);
+        }
+        // Its owner removes it when it ends, which may be now.
+        Err(error) => return Ok(unless_missing(Err(error))?),
     }
     match files.lock(&lock_of(path), LockKind::Exclusive, IfHeld::Fail) {
-        Ok(_dead) => Ok(remove_all(files, path)?),
+        Ok(_dead) => Ok(unless_missing(remove_all(files, path))?),
         Err(LockError::Held { .. }) => Ok(()),
-        Err(error) => Err(error),
+        Err(LockError::File(error)) => Ok(unless_missing(Err(error))?),
     }
 }
 
 /// Removes a directory of files; one that goes meanwhile is no error.
 fn remove_all(files: &dyn LockFiles, dir: &FilePath) -> FileResult<()> {
-    let removed = |result: FileResult<()>| match result {
-        Err(error) if error.is_missing() => Ok(()),
-        result => result,
-    };
     for entry in files.list(dir)? {
-        removed(files.remove(&below(dir, &entry.name)))?;
+        unless_missing(files.remove(&below(dir, &entry.name)))?;
     }
-    removed(files.remove(dir))
+    unless_missing(files.remove(dir))
+}
+
+/// What is gone already is as good as removed.
+fn unless_missing(removed: FileResult<()>) -> FileResult<()> {
+    match removed {
+        Err(error) if error.is_missing() => Ok(()),
+        removed => removed,
+    }
 }
 
 fn lock_of(dir: &FilePath) -> FilePath {
@@ -91,9 +100,91 @@ fn below(dir: &FilePath, name: &str) -> FilePath {
 
 #[cfg(test)]
 mod tests {
-    use shale_files::{Files, MemoryFiles, OpenMode};
+    use shale_files::{DirEntry, File, FileError, Files, MemoryFiles, OpenMode, Operation};
 
     use super::*;
+
+    /// When another process interferes.
+    #[derive(Clone, Copy, PartialEq)]
+    enum When {
+        Listing,
+        Locking,
+        Removing,
+    }
+
+    /// Files of which a directory is removed by its owner at some moment, or cannot be listed.
+    struct Vanishing {
+        inner: MemoryFiles,
+        dir: FilePath,
+        when: Option<When>,
+    }
+
+    impl Vanishing {
+        fn at(&self, now: When) {
+            if self.when == Some(now) {
+                let _ = remove_all(&self.inner, &self.dir);
+            }
+        }
+    }
+
+    impl Files for Vanishing {
+        fn open(&self, path: &FilePath, mode: OpenMode) -> FileResult<Box<dyn File>> {
+            self.inner.open(path, mode)
+        }
+        fn rename(&self, from: &FilePath, to: &FilePath) -> FileResult<()> {
+            self.inner.rename(from, to)
+        }
+        fn remove(&self, path: &FilePath) -> FileResult<()> {
+            self.at(When::Removing);
+            self.inner.remove(path)
+        }
+        fn list(&self, dir: &FilePath) -> FileResult<Vec<DirEntry>> {
+            self.at(When::Listing);
+            match self.when {
+                None => Err(FileError::new(
+                    Operation::List,
+                    "tmp/7",
+                    io::ErrorKind::Other,
+                )),
+                Some(_) => self.inner.list(dir),
+            }
+        }
+        fn create_dir(&self, dir: &FilePath) -> FileResult<()> {
+            self.inner.create_dir(dir)
+        }
+        fn sync_dir(&self, dir: &FilePath) -> FileResult<()> {
+            self.inner.sync_dir(dir)
+        }
+    }
+
+    impl LockFiles for Vanishing {
+        fn lock(&self, path: &FilePath, kind: LockKind, held: IfHeld) -> Result<Lock, LockError> {
+            self.at(When::Locking);
+            self.inner.lock(path, kind, held)
+        }
+    }
+
+    #[test]
+    fn a_directory_that_goes_while_it_is_swept_is_swept() {
+        let dir = FilePath::new("tmp/7").unwrap();
+        for when in [
+            Some(When::Listing),
+            Some(When::Locking),
+            Some(When::Removing),
+            None,
+        ] {
+            let inner = MemoryFiles::new();
+            crate::format::init(&inner).unwrap();
+            inner.create_dir(&dir).unwrap();
+            inner.open(&below(&dir, "0"), OpenMode::CreateNew).unwrap();
+            let dir = dir.clone();
+            let files = Vanishing { inner, dir, when };
+            let swept = sweep(&files, &files.dir);
+            // A directory that cannot be listed is none that may be removed.
+            assert_eq!(swept.is_ok(), when.is_some(), "{swept:?}");
+            assert_eq!(files.inner.list(&files.dir).is_ok(), when.is_none());
+        }
+    }
 
     fn in_tmp(files: &MemoryFiles) -> Vec<String> {
         let list = files.list(&paths::dir("tmp")).unwrap();

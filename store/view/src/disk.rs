@@ -218,6 +218,6 @@ fn whole_units(offset: u64, len: u64) -> Vec<(Range<u64>, bool)> {
 fn device_error(error: OverlayError) -> DeviceError {
     match error.is_full() {
         true => DeviceError::NoSpace(error.to_string()),
-        false => DeviceError::Io(error.to_string()),
+        false => DeviceError::below(error),
     }
 }

@@ -1,16 +1,17 @@
 //! Chunks by id: from the cache, or by one flight for each missing frame, verified on arrival.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shale_model::{
     ChunkId, Fetch, FrameLocation, Location, MAX_MISSING_IDS, PackId, SeamError, SeamResult,
-    Trouble, decode_frame,
+    Trouble, decode_frame, with_causes,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::cache::Cache;
 use crate::observe::Observer;
@@ -22,8 +23,8 @@ pub struct RetrySettings {
     pub first_wait: Duration,
     /// Longest wait between tries.
     pub longest_wait: Duration,
-    /// Fetches of the same bytes that may be wrong before a read fails. Slow or absent sources do not
-    /// count: they are waited for (I8).
+    /// Fetches of the same bytes that may be wrong, or fail where the source itself is broken, before a read
+    /// fails. Slow or absent sources do not count: they are waited for (I8).
     pub bad_bytes: u32,
 }
 
@@ -63,6 +64,19 @@ pub enum ReadError {
         source: SeamError,
     },
 }
+
+/// What a read does when its source denies it, which a new token or permission can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenDenied {
+    /// It fails: somebody waits for the command that reads.
+    Fail,
+    /// It waits, as for a source that is gone: credentials that end never touch a guest (I8).
+    Wait,
+}
+
+/// Most chunks that [`ChunkReader::each_chunk`] has in memory or on their way: pages of a layer take 64 MiB, and
+/// of a file's chunks, four to a frame, 16 frames are fetched side by side.
+const MAX_SIDE_BY_SIDE: usize = 64;
 
 /// Most locations kept in memory; about 150 bytes each. Cleared when full: they are a question away.
 const MAX_LOCATIONS: usize = 400_000;
@@ -171,33 +185,84 @@ impl ChunkReader {
         }
     }
 
-    /// All `chunks` (id and plain length), in order, verified: for reading layers and files while
-    /// composing. Fetches run side by side.
+    /// As [`ChunkReader::chunk`], and again while the source denies it, if that is to be waited for. The wait is the
+    /// reader's own: others may share its flights who do not wait.
+    pub(crate) async fn chunk_or_wait(
+        self: &Arc<Self>,
+        id: ChunkId,
+        nearby: impl Fn() -> Vec<ChunkId>,
+        when_denied: WhenDenied,
+    ) -> Result<Vec<u8>, ReadError> {
+        let mut backoff = Backoff::begin(&self.retry, id);
+        loop {
+            match self.chunk(id, &nearby).await {
+                Err(ReadError::Refused { source, .. })
+                    if when_denied == WhenDenied::Wait && source.trouble == Trouble::Denied =>
+                {
+                    self.observer.retried(&with_causes(&source));
+                    backoff.wait().await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// All `wanted` chunks (id and plain length), in order, verified: for reading files while composing.
+    /// Fetches run side by side. A source that denies fails this at once.
     pub async fn chunks(
         self: &Arc<Self>,
         wanted: &[(ChunkId, u32)],
     ) -> Result<Vec<Vec<u8>>, ReadError> {
-        let ids: Vec<ChunkId> = wanted.iter().map(|(id, _)| *id).collect();
-        let mut tasks = Vec::new();
-        let mut chunks = Vec::with_capacity(wanted.len());
-        for (index, &(id, len)) in wanted.iter().enumerate() {
-            let mut chunk = vec![0; len as usize];
-            if self.cache.read(&id, 0, &mut chunk) {
-                chunks.push(chunk);
-                continue;
-            }
-            let nearby: Vec<ChunkId> = ids[index..].iter().take(MAX_MISSING_IDS).copied().collect();
-            chunks.push(Vec::new());
-            let this = self.clone();
-            let task = self
-                .runtime
-                .spawn(async move { this.chunk(id, || nearby).await });
-            tasks.push((index, id, task));
-        }
-        for (index, id, task) in tasks {
-            chunks[index] = task.await.unwrap_or_else(|_| Err(ReadError::Missing(id)))?;
-        }
+        let mut chunks = Vec::new();
+        let keep = |chunk| -> Result<(), ReadError> {
+            chunks.push(chunk);
+            Ok(())
+        };
+        self.each_chunk(wanted, keep).await?;
         Ok(chunks)
+    }
+
+    /// As [`ChunkReader::chunks`], but hands one chunk after the other to `take`, so that few of them are
+    /// in memory: a layer has tens of thousands of pages. Ends with the first error.
+    pub async fn each_chunk<E: From<ReadError>>(
+        self: &Arc<Self>,
+        wanted: &[(ChunkId, u32)],
+        mut take: impl FnMut(Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let ids: Arc<[ChunkId]> = wanted.iter().map(|(id, _)| *id).collect();
+        let mut coming = VecDeque::new();
+        let mut lens = wanted.iter().map(|(_, len)| *len).enumerate();
+        loop {
+            let free = MAX_SIDE_BY_SIDE - coming.len();
+            coming.extend(
+                lens.by_ref()
+                    .take(free)
+                    .map(|(n, len)| self.begin(&ids, n, len)),
+            );
+            let chunk = match coming.pop_front() {
+                None => return Ok(()),
+                Some(Coming::Here(chunk)) => chunk,
+                Some(Coming::Flying(id, task)) => {
+                    task.await.unwrap_or(Err(ReadError::Missing(id)))?
+                }
+            };
+            take(chunk)?;
+        }
+    }
+
+    /// Begins to read `ids[index]`, of `len` bytes. Those behind it are nearby.
+    fn begin(self: &Arc<Self>, ids: &Arc<[ChunkId]>, index: usize, len: u32) -> Coming {
+        let id = ids[index];
+        let mut chunk = vec![0; len as usize];
+        if self.cache.read(&id, 0, &mut chunk) {
+            return Coming::Here(chunk);
+        }
+        let (this, ids) = (self.clone(), ids.clone());
+        let nearby = move || ids[index..].iter().take(MAX_MISSING_IDS).copied().collect();
+        let task = self
+            .runtime
+            .spawn(async move { this.chunk(id, nearby).await });
+        Coming::Flying(id, task)
     }
 
     /// Where `id` lies, asking for it and those nearby if it is not known.
@@ -352,7 +417,7 @@ impl ChunkReader {
         chunk: ChunkId,
         call: impl Fn() -> shale_model::BoxFuture<'a, SeamResult<T>>,
     ) -> Result<T, ReadError> {
-        let mut wait = self.retry.first_wait;
+        let mut backoff = Backoff::begin(&self.retry, chunk);
         let mut bad = 0;
         loop {
             let error = match call().await {
@@ -361,25 +426,56 @@ impl ChunkReader {
             };
             match error.trouble {
                 Trouble::NotFound => return Err(ReadError::Missing(chunk)),
-                // What is damaged at its source, such as a repository's index, does not heal by waiting.
-                Trouble::Integrity if bad + 1 < self.retry.bad_bytes => bad += 1,
-                Trouble::Unavailable | Trouble::Failed | Trouble::NoSpace => {}
-                Trouble::Integrity | Trouble::Denied | Trouble::Conflict | Trouble::Invalid => {
+                // What is damaged at its source, such as a repository's index, or broken, such as the disk
+                // that it lies on, does not heal by waiting. What fails in a registry is unavailable here.
+                Trouble::Integrity | Trouble::Failed if bad + 1 < self.retry.bad_bytes => bad += 1,
+                Trouble::Unavailable | Trouble::NoSpace => {}
+                Trouble::Integrity
+                | Trouble::Failed
+                | Trouble::Denied
+                | Trouble::Conflict
+                | Trouble::Invalid => {
                     let source = error;
                     return Err(ReadError::Refused { chunk, source });
                 }
             }
-            self.observer.retried(&error.to_string());
-            tokio::time::sleep(jittered(wait, chunk)).await;
-            wait = (wait * 2).min(self.retry.longest_wait);
+            self.observer.retried(&with_causes(&error));
+            backoff.wait().await;
         }
     }
 }
 
-/// A wait of three quarters to five quarters of `wait`, so that readers of different chunks do not
-/// come back at once. The chunk's hash is random enough, and the same on every run.
-fn jittered(wait: Duration, chunk: ChunkId) -> Duration {
-    wait * (192 + u32::from(chunk.as_bytes()[0]) / 2) / 256
+/// A chunk of [`ChunkReader::each_chunk`].
+enum Coming {
+    /// The cache had it.
+    Here(Vec<u8>),
+    /// It is fetched.
+    Flying(ChunkId, JoinHandle<Result<Vec<u8>, ReadError>>),
+}
+
+/// Waits between tries, each twice as long as the one before, up to a limit.
+struct Backoff {
+    next: Duration,
+    longest: Duration,
+    /// Of 256: three quarters to five quarters of each wait, so that readers of different chunks do not come
+    /// back at once.
+    jitter: u32,
+}
+
+impl Backoff {
+    fn begin(retry: &RetrySettings, chunk: ChunkId) -> Self {
+        Self {
+            next: retry.first_wait,
+            longest: retry.longest_wait,
+            // The chunk's hash is random enough, and the same on every run.
+            jitter: 192 + u32::from(chunk.as_bytes()[0]) / 2,
+        }
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.next * self.jitter / 256).await;
+        self.next = (self.next * 2).min(self.longest);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,7 +7,7 @@ use shale_model::{BlockRun, ChunkId, ChunkSlice, DeviceError, DeviceResult, Form
 
 use crate::observe::{Source, WaitGuard};
 use crate::plan_file::PlanFile;
-use crate::reader::{ChunkReader, ReadError};
+use crate::reader::{ChunkReader, ReadError, WhenDenied};
 
 /// Chunks before a missing one whose locations are asked for with it: they lie in the same frame, and
 /// only chunks whose place in a frame is known are kept when it arrives.
@@ -21,6 +21,7 @@ const CHUNKS_AFTER: usize = 4096;
 pub struct View {
     plan: PlanFile,
     reader: Arc<ChunkReader>,
+    when_denied: WhenDenied,
 }
 
 /// A part of a read that is not in the cache.
@@ -31,14 +32,31 @@ struct Miss {
 }
 
 impl View {
-    /// A view of `plan`.
+    /// A view of `plan` for a guest, which waits for a source that denies.
     pub fn new(plan: PlanFile, reader: Arc<ChunkReader>) -> Self {
-        Self { plan, reader }
+        Self {
+            plan,
+            reader,
+            when_denied: WhenDenied::Wait,
+        }
+    }
+
+    /// A view of `plan` for a command, which fails when a source denies: whoever called it can do something about that.
+    pub fn for_command(plan: PlanFile, reader: Arc<ChunkReader>) -> Self {
+        Self {
+            when_denied: WhenDenied::Fail,
+            ..Self::new(plan, reader)
+        }
     }
 
     /// The plan.
     pub fn plan(&self) -> &PlanFile {
         &self.plan
+    }
+
+    /// Where its chunks come from.
+    pub fn reader(&self) -> &Arc<ChunkReader> {
+        &self.reader
     }
 
     /// Bytes of the disk.
@@ -60,13 +78,17 @@ impl View {
             .iter()
             .map(|miss| {
                 let (reader, slice) = (self.reader.clone(), miss.slice);
-                let nearby = self.nearby(slice.index);
-                tokio::spawn(async move { reader.chunk(slice.id, || nearby).await })
+                let (nearby, denied) = (self.nearby(slice.index), self.when_denied);
+                tokio::spawn(async move {
+                    let nearby = || nearby.clone();
+                    reader.chunk_or_wait(slice.id, nearby, denied).await
+                })
             })
             .collect();
         let first = &misses[0];
         let nearby = || self.nearby(first.slice.index);
-        let chunk = self.reader.chunk(first.slice.id, nearby).await;
+        let (id, denied) = (first.slice.id, self.when_denied);
+        let chunk = self.reader.chunk_or_wait(id, nearby, denied).await;
         self.deliver(first, chunk, buffer)?;
         for (miss, flight) in misses[1..].iter().zip(flights) {
             let lost = |_| Err(ReadError::Missing(miss.slice.id));
@@ -87,7 +109,7 @@ impl View {
             }
             Ok::<(), FormatError>(())
         });
-        pieces.map_err(damaged)?;
+        pieces.map_err(DeviceError::below)?;
         Ok(runs)
     }
 
@@ -114,7 +136,7 @@ impl View {
             }
             Ok::<(), FormatError>(())
         });
-        pieces.map_err(damaged)?;
+        pieces.map_err(DeviceError::below)?;
         Ok(misses)
     }
 
@@ -124,7 +146,7 @@ impl View {
         chunk: Result<Vec<u8>, ReadError>,
         buffer: &mut [u8],
     ) -> DeviceResult<()> {
-        let chunk = chunk.map_err(|error| DeviceError::Io(chain(&error)))?;
+        let chunk = chunk.map_err(DeviceError::below)?;
         let ChunkSlice { offset, len, .. } = miss.slice;
         let part = chunk.get(offset as usize..offset as usize + len as usize);
         let wrong = || {
@@ -146,19 +168,4 @@ impl View {
             .filter_map(|index| self.plan.chunk(index).ok());
         ids.map(|(id, _)| id).collect()
     }
-}
-
-fn damaged(error: FormatError) -> DeviceError {
-    DeviceError::Io(error.to_string())
-}
-
-/// An error with its causes, for those who only get a text.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -78,10 +78,15 @@ fn error(bytes: &[u8]) -> String {
     }
 }
 
+/// The error of an archive of these members; none is empty.
+fn error_of(members: &[Vec<u8>]) -> String {
+    error(&Archive::new(members).bytes())
+}
+
 /// Members, and what the error must say: the name of the bad one and the fault.
 fn check(cases: &[(&[Vec<u8>], &str, &str)]) {
     for (members, name, problem) in cases {
-        let message = error(&Archive::new(members).bytes());
+        let message = error_of(members);
         let right = message.contains(&format!("tar member {name}: ")) && message.contains(problem);
         assert!(right, "expected {name}: {problem}, found `{message}`");
     }
@@ -115,6 +120,75 @@ fn names_that_lead_out_of_the_tree() {
         ),
         (&[member("s", b'2', "", 0, b"")], "s", "symbolic link"),
     ]);
+}
+
+/// Extended headers with new attributes, without end.
+struct EndlessHeaders {
+    next: u32,
+    rest: io::Cursor<Vec<u8>>,
+}
+
+impl Read for EndlessHeaders {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rest.position() == self.rest.get_ref().len() as u64 {
+            let key = format!("SCHILY.xattr.user.{}", self.next);
+            self.next += 1;
+            self.rest = io::Cursor::new(pax(b'x', &[(&key, b"value")]));
+        }
+        self.rest.read(buffer)
+    }
+}
+
+#[test]
+fn attributes_without_end_are_refused_while_they_are_read() {
+    let endless = EndlessHeaders {
+        next: 0,
+        rest: io::Cursor::default(),
+    };
+    let error = push(&mut TarSource::new(endless)).map(drop).unwrap_err();
+    assert!(
+        text(&error).contains("the extended header has 10485"),
+        "{error:?}"
+    );
+
+    let names: Vec<String> = (0..2000)
+        .map(|n| format!("SCHILY.xattr.user.{n}"))
+        .collect();
+    let one_each: Vec<Vec<u8>> = names.iter().map(|name| pax(b'x', &[(name, b"")])).collect();
+    check(&[(
+        &[one_each, vec![file("f", b"")]].concat(),
+        "f",
+        "2000 extended attributes",
+    )]);
+    // What is set again counts once, and what no layer keeps does not count.
+    let again = ("SCHILY.xattr.user.a", &[b'x'; 70_000][..]);
+    let left_out = ("SCHILY.xattr.trusted.overlay.x", &[b'x'; 140_000][..]);
+    let members = [
+        pax(b'x', &[again, left_out, again]),
+        pax(b'x', &[again]),
+        file("f", b""),
+    ];
+    assert_eq!(error_of(&members), "");
+}
+
+#[test]
+fn a_global_header_has_no_map_of_a_sparse_file() {
+    for (key, value) in [("GNU.sparse.map", &b"0,1"[..]), ("GNU.sparse.major", b"2")] {
+        let members = [pax(b'g', &[(key, value)]), file("f", b"")];
+        check(&[(&members, "number 1", "only one member")]);
+    }
+}
+
+#[test]
+fn a_deep_tree_of_many_directories_is_checked_in_time() {
+    // 3,000 directories in one 1,900 deep: walking up from each would be six million paths of 4 KB.
+    let deep = "d/".repeat(1900);
+    let names: Vec<String> = (0..3000).map(|n| format!("{deep}{n}/f")).collect();
+    let members: Vec<Vec<u8>> = names
+        .iter()
+        .flat_map(|name| [pax(b'x', &[("path", name.as_bytes())]), file("f", b"")])
+        .collect();
+    assert_eq!(error_of(&members), "");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::bytes::{FormatError, Problem};
 use crate::entry::{Content, Entry, Extent, Kind, LayerDir};
 use crate::id::ChunkId;
-use crate::limits::MAX_FILE_BYTES;
+use crate::limits::{MAX_FILE_BYTES, MAX_LAYER_EXPANDED_BYTES};
 use crate::name::{Name, TreePath};
 
 use super::page::{PageContent, decode_page};
@@ -16,6 +16,8 @@ pub struct LayerChecker<'a> {
     root: &'a LayerRoot,
     next: usize,
     bytes: u64,
+    /// Bytes that the entries so far stand for.
+    expanded: u64,
     last: Option<Last>,
 }
 
@@ -41,6 +43,7 @@ impl<'a> LayerChecker<'a> {
             root,
             next: 0,
             bytes: 0,
+            expanded: 0,
             last: None,
         }
     }
@@ -76,6 +79,10 @@ impl<'a> LayerChecker<'a> {
         }
         let mut content = decode_page(bytes)?;
         check_against(page, &content, self.next)?;
+        self.expanded += content.expanded() as u64;
+        if self.expanded > MAX_LAYER_EXPANDED_BYTES {
+            return Err(rule("its paths, names and attributes are too many bytes"));
+        }
         self.next += 1;
         content.more = self.check_continued(page, content.more)?;
         self.check_order(&content.dirs)?;
@@ -196,5 +203,42 @@ pub(super) fn fault(at: usize, problem: Problem) -> FormatError {
         what: "layer",
         at,
         problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Chunker, LayerEncoder, LayerError};
+    use super::*;
+    use crate::entry::Attrs;
+
+    /// An entry of one byte, and the root and page of a layer with only that.
+    fn small() -> (Entry, LayerRoot, Vec<u8>) {
+        let entry = Entry {
+            name: Name::new(b"a").unwrap(),
+            attrs: Attrs::default(),
+            kind: Kind::Fifo,
+        };
+        let mut encoder = LayerEncoder::new(Chunker::FastCdc, None);
+        encoder.push(&TreePath::root(), &entry).unwrap();
+        let (page, root) = encoder.finish();
+        (entry, root, page.unwrap().bytes)
+    }
+
+    #[test]
+    fn a_layer_that_stands_for_too_many_bytes_is_neither_read_nor_written() {
+        let (entry, root, page) = small();
+        for (before, fits) in [
+            (MAX_LAYER_EXPANDED_BYTES - 1, true),
+            (MAX_LAYER_EXPANDED_BYTES, false),
+        ] {
+            let mut checker = LayerChecker::new(&root);
+            checker.expanded = before;
+            assert_eq!(checker.push(&page).is_ok(), fits);
+            let mut encoder = LayerEncoder::new(Chunker::FastCdc, None);
+            encoder.expanded = before;
+            let pushed = encoder.push(&TreePath::root(), &entry);
+            assert_eq!(pushed == Err(LayerError::TooLarge), !fits);
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::entry::{Content, Entry, Extent, Kind, RootEntry, TreeLayer};
 use crate::id::ChunkId;
-use crate::limits::{MAX_ENTRIES, MAX_PAGE_BYTES};
+use crate::limits::{
+    MAX_ENTRIES, MAX_LAYER_EXPANDED_BYTES, MAX_PAGE_BYTES, MAX_PAGE_EXPANDED_BYTES,
+};
 use crate::name::{Name, TreePath};
 
 use super::page::PageBuilder;
@@ -43,6 +45,11 @@ pub enum LayerError {
     /// More than [`MAX_ENTRIES`].
     #[error("more than {MAX_ENTRIES} entries")]
     TooManyEntries,
+    /// Paths, names and extended attributes of more than [`MAX_LAYER_EXPANDED_BYTES`].
+    #[error(
+        "paths, names and extended attributes have more than {MAX_LAYER_EXPANDED_BYTES} bytes together"
+    )]
+    TooLarge,
 }
 
 /// Encodes entries as they come, holding one page in memory.
@@ -51,6 +58,8 @@ pub struct LayerEncoder {
     page: PageBuilder,
     root: LayerRoot,
     last: Option<(TreePath, Name)>,
+    /// Bytes that the entries of the finished pages stand for.
+    pub(super) expanded: u64,
 }
 
 impl LayerEncoder {
@@ -65,6 +74,7 @@ impl LayerEncoder {
                 pages: Vec::new(),
             },
             last: None,
+            expanded: 0,
         }
     }
 
@@ -84,6 +94,10 @@ impl LayerEncoder {
         let new_dir = last.is_none_or(|(last, _)| last != dir);
         if self.cuts_before(dir, entry, new_dir) {
             done.extend(self.end_page());
+        }
+        let expanded = self.expanded + self.page.expanded_with(dir, entry) as u64;
+        if expanded > MAX_LAYER_EXPANDED_BYTES {
+            return Err(LayerError::TooLarge);
         }
         self.last = Some((dir.clone(), entry.name.clone()));
         self.root.totals.entries += 1;
@@ -140,7 +154,8 @@ impl LayerEncoder {
             _ => 0,
         };
         let most = len + extents * (size_of::<Extent>() + 6);
-        if len > FULL_PAGE_BYTES || most > FULL_PAGE_BYTES && len > MIN_PAGE_BYTES {
+        let expands = self.page.expanded_with(dir, entry) > MAX_PAGE_EXPANDED_BYTES;
+        if expands || len > FULL_PAGE_BYTES || most > FULL_PAGE_BYTES && len > MIN_PAGE_BYTES {
             return true;
         }
         let chosen = |bytes: &[u8], of| blake3::hash(bytes).as_bytes()[0].is_multiple_of(of);
@@ -151,6 +166,7 @@ impl LayerEncoder {
     fn end_page(&mut self) -> Option<EncodedPage> {
         let page = std::mem::take(&mut self.page);
         let (first_dir, first_name) = page.first.clone()?;
+        self.expanded += page.expanded as u64;
         let (entries, chunks) = (page.entries as u32, page.chunks as u32);
         let bytes = page.finish();
         let id = ChunkId::of(&bytes);

@@ -200,3 +200,52 @@ fn too_many_layers_are_refused() {
         Err(ComposeError::TooManyLayers(_))
     ));
 }
+
+#[test]
+fn many_directories_that_no_layer_describes_are_composed_in_time() {
+    // Sorting the directory that holds them for each of them would take 10^11 steps.
+    let undescribed = |prefix: &str| {
+        let dirs = (0..400_000).map(|n| LayerDir {
+            path: TreePath::new(format!("{prefix}/{n:06}").as_bytes()).unwrap(),
+            entries: vec![file("f")],
+        });
+        TreeLayer {
+            root: None,
+            dirs: dirs.collect(),
+        }
+    };
+    let tree = compose(&[undescribed("a"), undescribed("a"), undescribed("b")]).unwrap();
+    assert_eq!(tree.nodes()[0].links, 4);
+    let below = |name: &[u8]| {
+        tree.children(tree.child(NodeId::ROOT, name).unwrap())
+            .count()
+    };
+    assert_eq!((below(b"a"), below(b"b")), (400_000, 400_000));
+    let last = TreePath::new(b"b/399999/f").unwrap();
+    assert!(tree.lookup(&last).is_some());
+}
+
+#[test]
+fn layers_out_of_order_compose_all_the_same() {
+    let dir = |path: &str, entries| LayerDir {
+        path: TreePath::new(path.as_bytes()).unwrap(),
+        entries,
+    };
+    let opaque = Entry {
+        kind: Kind::OpaqueDirectory,
+        ..file("b")
+    };
+    let layer = TreeLayer {
+        root: None,
+        dirs: vec![
+            dir("a/b/c", vec![file("gone")]),
+            dir("a", vec![file("aa"), opaque]),
+            dir("a/b/d", vec![file("f")]),
+            dir("a/b/d", vec![file("g")]),
+        ],
+    };
+    let tree = compose(&[layer]).unwrap();
+    let paths: Vec<String> = tree.walk().map(|(path, _, _)| path.to_string()).collect();
+    let expected = ["/", "/a", "/a/aa", "/a/b", "/a/b/d", "/a/b/d/f", "/a/b/d/g"];
+    assert_eq!(paths, expected);
+}

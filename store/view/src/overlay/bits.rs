@@ -28,17 +28,14 @@ pub(super) struct Changed {
     upper_start: u64,
 }
 
-/// Bytes of the file of bits that changed.
-pub(super) struct BitWrite {
-    pub(super) offset: u64,
-    pub(super) bytes: Vec<u8>,
-}
-
 fn page_count(units: u64) -> u64 {
     units.div_ceil(PAGE_UNITS)
 }
 
 impl Bits {
+    /// All bytes of a page.
+    pub(super) const WHOLE: Range<usize> = 0..PAGE_BYTES;
+
     /// Bytes of the file of bits for a disk of so many units.
     pub(super) fn file_bytes(units: u64) -> u64 {
         let pages = page_count(units);
@@ -97,45 +94,56 @@ impl Bits {
         end
     }
 
-    /// Sets the bits of `units`; what changed in the bytes of the file.
-    pub(super) fn set(&mut self, units: Range<u64>) -> Vec<BitWrite> {
-        let mut writes = Vec::new();
+    /// Sets the bits of `units`; whether any of them was not set.
+    pub(super) fn set(&mut self, units: Range<u64>) -> bool {
+        let mut any = false;
         let mut unit = units.start;
         while unit < units.end {
             let number = unit / PAGE_UNITS;
             let end = units.end.min((number + 1) * PAGE_UNITS);
-            writes.extend(self.set_in_page(number, unit..end));
+            let new = || Box::new([0; PAGE_BYTES]);
+            let page = self.pages.entry(number).or_insert_with(new);
+            let mut changed = false;
+            for unit in unit..end {
+                let (byte, bit) = place(unit);
+                changed |= page[byte] & bit == 0;
+                page[byte] |= bit;
+            }
+            if changed {
+                self.changed.insert(number, ());
+            }
+            any |= changed;
             unit = end;
         }
-        writes
+        any
     }
 
-    fn set_in_page(&mut self, number: u64, units: Range<u64>) -> Vec<BitWrite> {
-        let is_new = !self.pages.contains_key(&number);
-        let new = || Box::new([0; PAGE_BYTES]);
-        let page = self.pages.entry(number).or_insert_with(new);
-        let mut changed = false;
-        for unit in units.clone() {
-            let (byte, bit) = place(unit);
-            changed |= page[byte] & bit == 0;
-            page[byte] |= bit;
-        }
-        if !changed {
-            return Vec::new();
-        }
-        let (first, last) = (place(units.start).0, place(units.end - 1).0);
-        let mut writes = vec![BitWrite {
-            offset: number * PAGE_BYTES as u64 + first as u64,
-            bytes: page[first..=last].to_vec(),
-        }];
-        self.changed.insert(number, ());
-        if is_new {
-            writes.push(BitWrite {
-                offset: self.upper_start() + number / 8,
-                bytes: vec![self.upper_byte(number / 8)],
-            });
-        }
-        writes
+    /// Numbers of the pages that there are.
+    pub(super) fn pages(&self) -> impl Iterator<Item = u64> {
+        self.pages.keys().copied()
+    }
+
+    /// The pages of `units`, with the bytes in each that hold their bits.
+    pub(super) fn places(units: Range<u64>) -> impl Iterator<Item = (u64, Range<usize>)> {
+        let pages = units.start / PAGE_UNITS..units.end.div_ceil(PAGE_UNITS);
+        pages.map(move |number| {
+            let first = units.start.max(number * PAGE_UNITS);
+            let last = units.end.min((number + 1) * PAGE_UNITS) - 1;
+            (number, place(first).0..place(last).0 + 1)
+        })
+    }
+
+    /// Bytes of a page, and where they lie in the file; none of a page that there is not.
+    pub(super) fn part(&self, number: u64, bytes: Range<usize>) -> (u64, &[u8]) {
+        let offset = number * PAGE_BYTES as u64 + bytes.start as u64;
+        let page = self.pages.get(&number);
+        (offset, page.map_or(&[], |page| &page[bytes]))
+    }
+
+    /// The byte of the upper level that names a page, and where it lies in the file.
+    pub(super) fn upper(&self, number: u64) -> (u64, u8) {
+        let byte = number / 8;
+        (self.upper_start() + byte, self.upper_byte(byte))
     }
 
     /// Sets every bit that `other` has, which are to be made durable by the next flush.

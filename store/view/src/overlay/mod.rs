@@ -12,8 +12,9 @@
 //! bits   a page of 4096 bytes for 32,768 units: bit 0 of byte 0 is the first; then, from the first
 //!        multiple of 4096 behind the last page, a bit for each page that has any
 //! data   the units at their place on the disk; what was not written is a hole
-//! live   as bits, but written with every write and never synced; then the id of the boot
+//! live   as bits, but written with every write, and synced only when it is made; then the id of the boot
 //! ```
+//! Every file has its whole length before there is a head, so another length is damage.
 //! A *unit* is 4096 bytes. A unit whose bit is set is read here, any other from the base. Bits only go
 //! from 0 to 1.
 //!
@@ -30,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use shale_files::{File, FileError, FilePath, IfHeld, Lock, LockError, LockFiles, LockKind};
 use shale_files::{OpenMode, put_durably, read_file};
-use shale_model::{FormatError, PlanId};
+use shale_model::{FormatError, PlanId, Problem};
 
 use bits::Bits;
 use head::Head;
@@ -50,7 +51,7 @@ pub enum OverlayError {
     /// Another process writes to it.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// Its head is damaged or newer.
+    /// Its head is damaged or newer, or another of its files has not the length that belongs to the head.
     #[error(transparent)]
     Format(#[from] FormatError),
     /// It was made over another plan.
@@ -77,8 +78,7 @@ impl OverlayError {
 pub struct Overlay {
     data: Arc<dyn File>,
     bits_file: Arc<dyn File>,
-    bits: Mutex<Bits>,
-    live: Live,
+    marks: Mutex<Marks>,
     /// Held alone while a unit is filled from below, and together by all that write: what was written
     /// in between is never overwritten by older bytes.
     filling: RwLock<()>,
@@ -86,6 +86,13 @@ pub struct Overlay {
     flushing: Mutex<()>,
     head: Head,
     _lock: Lock,
+}
+
+/// Which units are here, in memory and in the file that outlives the process. A byte of that holds the bits of eight
+/// units, and whoever writes it must know all of them: one lock for both.
+struct Marks {
+    bits: Bits,
+    live: Live,
 }
 
 impl Overlay {
@@ -139,7 +146,7 @@ impl Overlay {
             file.set_size(bytes)?;
             file.sync()?;
         }
-        let _ = files.remove(&named("live"));
+        Live::begin(files, head.units(), boot)?;
         Self::with_lock(files, head, boot, lock)
     }
 
@@ -166,6 +173,12 @@ impl Overlay {
     ) -> Result<Self, OverlayError> {
         let data: Arc<dyn File> = files.open(&named("data"), OpenMode::Write)?.into();
         let bits_file: Arc<dyn File> = files.open(&named("bits"), OpenMode::Write)?.into();
+        check_len("overlay's data", &*data, head.disk_bytes)?;
+        check_len(
+            "overlay's bits",
+            &*bits_file,
+            Bits::file_bytes(head.units()),
+        )?;
         let mut bits = Bits::load(&*bits_file, head.units())?;
         let (live, written) = Live::open(files, head.units(), boot)?;
         if let Some(written) = written {
@@ -174,8 +187,7 @@ impl Overlay {
         Ok(Self {
             data,
             bits_file,
-            bits: Mutex::new(bits),
-            live,
+            marks: Mutex::new(Marks { bits, live }),
             filling: RwLock::default(),
             flushing: Mutex::default(),
             head,
@@ -191,7 +203,7 @@ impl Overlay {
     /// Cuts `len` bytes from `offset` into runs that lie here (`true`) or in the base, in order.
     pub fn runs(&self, offset: u64, len: u64) -> Vec<(Range<u64>, bool)> {
         let end = offset + len;
-        let bits = self.bits();
+        let bits = &self.marks().bits;
         let mut runs = Vec::new();
         let mut at = offset;
         while at < end {
@@ -236,42 +248,58 @@ impl Overlay {
 
     /// Whether the unit is here.
     pub fn contains(&self, unit: u64) -> bool {
-        self.bits().get(unit)
+        self.marks().bits.get(unit)
     }
 
     /// Makes everything durable that was written before this call. Blocks for as long as the disk
     /// takes.
     pub fn flush(&self) -> Result<(), OverlayError> {
         let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = self.bits().take_changed();
+        let changed = self.marks().bits.take_changed();
         let result = self
             .data
             .sync()
             .and_then(|()| changed.write(&*self.bits_file));
         if result.is_err() {
-            self.bits().put_back(changed);
+            self.marks().bits.put_back(changed);
         }
         Ok(result?)
     }
 
     /// Units that are here.
     pub fn units(&self) -> u64 {
-        self.bits().count()
+        self.marks().bits.count()
     }
 
     /// The bits are set after the data is written, so that a flush never makes a bit durable whose
     /// data it did not sync.
     fn mark(&self, offset: u64, len: u64) -> Result<(), OverlayError> {
-        let end = (offset + len).div_ceil(UNIT_BYTES);
-        let mut bits = self.bits();
-        let writes = bits.set(offset / UNIT_BYTES..end);
-        // Under the lock: a byte holds the bits of eight units, and the last writer must know all of them.
-        Ok(self.live.write(&writes)?)
+        let units = offset / UNIT_BYTES..(offset + len).div_ceil(UNIT_BYTES);
+        let mut marks = self.marks();
+        let Marks { bits, live } = &mut *marks;
+        let changed = bits.set(units.clone());
+        match changed || !live.has(units.clone()) {
+            true => Ok(live.write(bits, units)?),
+            false => Ok(()),
+        }
     }
 
-    fn bits(&self) -> MutexGuard<'_, Bits> {
-        self.bits.lock().unwrap_or_else(PoisonError::into_inner)
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Checks that a file of the overlay has the length that belongs to its head: what is missing would read as never
+/// written.
+fn check_len(what: &'static str, file: &dyn File, expected: u64) -> Result<(), OverlayError> {
+    let found = file.size()?;
+    let problem = match found {
+        found if found == expected => return Ok(()),
+        found if found < expected => Problem::Truncated,
+        _ => Problem::Rule("longer than the disk in the head needs"),
+    };
+    let at = found as usize;
+    Err(OverlayError::Format(FormatError { what, at, problem }))
 }
 
 /// A path of one fixed, valid component.

@@ -115,9 +115,12 @@ fn reads_writes_and_zeros_are_those_of_a_vector() {
 async fn without_an_overlay_it_is_read_only() {
     let fixture = Fixture::new();
     let disk = Disk::read_only(fixture.view());
-    assert_eq!(disk.write(0, &[1]).await, Err(DeviceError::ReadOnly));
-    assert_eq!(disk.zero(0, 1).await, Err(DeviceError::ReadOnly));
-    assert_eq!(disk.flush().await, Ok(()));
+    assert!(matches!(
+        disk.write(0, &[1]).await,
+        Err(DeviceError::ReadOnly)
+    ));
+    assert!(matches!(disk.zero(0, 1).await, Err(DeviceError::ReadOnly)));
+    disk.flush().await.unwrap();
 }
 
 #[tokio::test]

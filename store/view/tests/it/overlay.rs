@@ -227,3 +227,77 @@ fn runs_are_those_of_the_single_units() {
         assert_eq!(at, offset + len);
     }
 }
+
+/// Writes a unit with a fault at each of its operations, heals, and does `then`; after a kill, the units that were
+/// answered are there.
+fn check_after_fault(before: &[u64], failing: std::ops::Range<u64>, then: &[u64]) {
+    const PAGES: u64 = 3 * 32_768;
+    let mut failed = 0;
+    for at in 0..6 {
+        let memory = Arc::new(MemoryFiles::new());
+        let files = FaultyFiles::new(memory.clone());
+        let overlay = Overlay::create(&files, plan(), PAGES * UNIT_BYTES, BOOT).unwrap();
+        let write = |unit: u64| overlay.write(unit * UNIT_BYTES, &unit_of(unit, 1));
+        before.iter().try_for_each(|unit| write(*unit)).unwrap();
+        files.fail_at(Some((files.operations() + at, Fault::Full)));
+        let units: Vec<u8> = failing.clone().flat_map(|unit| unit_of(unit, 1)).collect();
+        failed += u32::from(overlay.write(failing.start * UNIT_BYTES, &units).is_err());
+        files.fail_at(None);
+        then.iter().try_for_each(|unit| write(*unit)).unwrap();
+        let killed = memory.after_kill();
+        let killed = Overlay::open(&killed, plan(), BOOT).unwrap();
+        for unit in before.iter().chain(then) {
+            assert!(killed.contains(*unit), "fault at {at}: unit {unit} is lost");
+        }
+    }
+    assert!(failed > 0, "no fault hit the write");
+}
+
+#[test]
+fn what_is_written_after_the_disk_was_full_outlives_a_kill() {
+    // The same again, and its neighbours in a page that the failure would have begun.
+    check_after_fault(&[], 7..8, &[7]);
+    check_after_fault(&[], 7..8, &[8, 9]);
+    check_after_fault(&[3], 7..8, &[7, 8]);
+    // Over the border of two pages, of which only one is written again.
+    check_after_fault(&[], 32_767..32_769, &[32_768]);
+    check_after_fault(&[1, 40_000], 32_767..32_769, &[32_767]);
+    check_after_fault(&[1, 40_000], 32_767..32_769, &[32_768]);
+}
+
+#[test]
+fn after_a_restart_and_a_kill_the_disk_is_what_was_written() {
+    let files = MemoryFiles::new();
+    let overlay = Overlay::create(&files, plan(), UNITS * UNIT_BYTES, BOOT).unwrap();
+    overlay.write(0, &unit_of(0, 1)).unwrap();
+    overlay.flush().unwrap();
+    let files = files.after_power_cut(1);
+    let overlay = Overlay::open(&files, plan(), NEXT_BOOT).unwrap();
+    // Into the page of bits that was there before the machine restarted.
+    overlay.write(UNIT_BYTES, &unit_of(1, 2)).unwrap();
+    let killed = Overlay::open(&files.after_kill(), plan(), NEXT_BOOT).unwrap();
+    let content = content(&killed);
+    assert_eq!(content[..2], [Some(unit_of(0, 1)), Some(unit_of(1, 2))]);
+}
+
+#[test]
+fn a_file_of_another_length_is_damage_and_never_zeros() {
+    for name in ["bits", "data", "live"] {
+        for change in [-1i64, 1, -17, -4096] {
+            let files = MemoryFiles::new();
+            let overlay = Overlay::create(&files, plan(), UNITS * UNIT_BYTES, BOOT).unwrap();
+            overlay.write(0, &unit_of(0, 1)).unwrap();
+            overlay.flush().unwrap();
+            let after = files.after_kill();
+            let path = FilePath::new(name).unwrap();
+            let file = after.open(&path, OpenMode::Write).unwrap();
+            let size = file.size().unwrap();
+            file.set_size(size.saturating_add_signed(change)).unwrap();
+            for boot in [BOOT, NEXT_BOOT] {
+                let opened = Overlay::open(&after, plan(), boot).map(|_| ());
+                let right = matches!(&opened, Err(OverlayError::Format(error)) if error.what.contains(name));
+                assert!(right, "{name} by {change}: {opened:?}");
+            }
+        }
+    }
+}

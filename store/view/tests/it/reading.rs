@@ -1,5 +1,6 @@
 //! Reads through plan, cache and flights.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -88,7 +89,12 @@ async fn bytes_that_stay_wrong_are_an_error_and_never_reach_the_guest() {
     let disk = Disk::read_only(fixture.view());
     let mut bytes = vec![0xaa; fixture.disk.len()];
     let error = disk.read(0, &mut bytes).await.unwrap_err();
-    assert!(error.to_string().contains("3 times"), "{error}");
+    assert!(with_causes(&error).contains("3 times"), "{error:?}");
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    assert!(
+        matches!(cause, Some(ReadError::Corrupt { .. })),
+        "{error:?}"
+    );
     assert!(disk.status(0, 4096).await.is_ok());
 }
 
@@ -101,8 +107,8 @@ async fn a_chunk_that_no_source_has_is_named() {
         .await
         .unwrap_err();
     assert!(
-        error.to_string().contains(&ChunkId::of(&chunk(9)).hex()),
-        "{error}"
+        with_causes(&error).contains(&ChunkId::of(&chunk(9)).hex()),
+        "{error:?}"
     );
 }
 
@@ -129,6 +135,104 @@ async fn chunks_are_read_in_order_for_composing() {
         .into();
     let chunks = reader.chunks(&wanted).await.unwrap();
     assert_eq!(chunks, [3, 39, 0, 3].map(chunk));
+}
+
+#[tokio::test]
+async fn a_broken_source_ends_a_read_and_a_slow_one_does_not() {
+    let fixture = Fixture::new();
+    fixture.source.faults.failing.store(2, SeqCst);
+    assert!(read_all(&Disk::read_only(fixture.view())).await == fixture.disk);
+    assert_eq!(fixture.counters.retries(), 2);
+    let fixture = Fixture::new();
+    fixture.source.faults.failing.store(u32::MAX, SeqCst);
+    let mut bytes = vec![0; 4096 * 8];
+    let error = fixture.view().read(0, &mut bytes).await.unwrap_err();
+    assert!(
+        with_causes(&error).contains("the disk is broken"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_is_gone_is_waited_for_by_guests_and_told_to_commands() {
+    let fixture = Fixture::new();
+    fixture.source.faults.denied.store(u32::MAX, SeqCst);
+    let view = fixture.view();
+    let mut reading = {
+        let view = view.clone();
+        let len = fixture.disk.len();
+        tokio::spawn(async move {
+            let mut bytes = vec![0; len];
+            view.read(0, &mut bytes).await.map(|()| bytes)
+        })
+    };
+    while fixture.counters.retries() < 10 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let reason = fixture.counters.stall_reason().unwrap_or_default();
+    assert!(reason.contains("the token was removed"), "{reason}");
+
+    // At once, though a guest waits for the same chunks.
+    let plan = open_plan(&fixture.plan_path(), fixture.plan_id).unwrap();
+    let command = View::for_command(plan, fixture.reader(Arc::new(MemoryFiles::new())));
+    let mut bytes = vec![0; fixture.disk.len()];
+    let error = command.read(0, &mut bytes).await.unwrap_err();
+    assert!(
+        with_causes(&error).contains("the token was removed"),
+        "{error:?}"
+    );
+    let wanted = [(ChunkId::of(&chunk(3)), chunk(3).len() as u32)];
+    let composing = view.reader().chunks(&wanted).await;
+    let Err(ReadError::Refused { source, .. }) = composing else {
+        panic!("{composing:?}");
+    };
+    assert_eq!(source.trouble, Trouble::Denied);
+
+    assert!(!reading.is_finished());
+    fixture.source.faults.denied.store(0, SeqCst);
+    assert!((&mut reading).await.unwrap().unwrap() == fixture.disk);
+}
+
+#[tokio::test]
+async fn few_chunks_of_many_are_on_their_way_at_once() {
+    let fixture = Fixture::with(|source| source.delay = Duration::from_millis(1));
+    let reader = fixture.reader(Arc::new(MemoryFiles::new()));
+    let one = (ChunkId::of(&chunk(3)), chunk(3).len() as u32);
+    // As many as a root of 16 MiB can list pages: all of one chunk, which its source has at first.
+    let wanted = vec![one; 350_000];
+    let mut taken = 0;
+    let take = |bytes| {
+        assert!(bytes == chunk(3));
+        taken += 1;
+        match taken < 1000 {
+            true => Ok(()),
+            false => Err(ReadError::Missing(one.0)),
+        }
+    };
+    let ended = reader.each_chunk(&wanted, take).await;
+    assert!(matches!(ended, Err(ReadError::Missing(_))));
+    assert_eq!(taken, 1000);
+    assert_eq!(fixture.source.reads.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn chunks_are_fetched_side_by_side_but_not_all_at_once() {
+    let fixture = Fixture::with(|source| source.delay = Duration::from_secs(3600));
+    let reader = fixture.reader(Arc::new(MemoryFiles::new()));
+    let wanted: Vec<_> = (0..1000)
+        .map(|n| (ChunkId::of(&chunk(n % 40)), chunk(n % 40).len() as u32))
+        .collect();
+    let before = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    let reading = tokio::time::timeout(Duration::from_millis(50), reader.chunks(&wanted));
+    assert!(reading.await.is_err());
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+        - before;
+    // 64 chunks, which lie in 10 frames.
+    assert_eq!(tasks, 64 + 10);
 }
 
 #[test]

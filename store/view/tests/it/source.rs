@@ -16,6 +16,10 @@ use tokio::runtime::Handle;
 pub(crate) struct Faults {
     /// Reads that find nobody.
     pub(crate) absent: AtomicU32,
+    /// Reads that fail in the source itself.
+    pub(crate) failing: AtomicU32,
+    /// Reads that are denied.
+    pub(crate) denied: AtomicU32,
     /// Reads that answer with other bytes.
     pub(crate) wrong: AtomicU32,
     /// Reads that answer with too few bytes.
@@ -100,6 +104,13 @@ impl Fetch for MemorySource {
             tokio::time::sleep(self.delay).await;
             if counts_down(&self.faults.absent) {
                 return Err(SeamError::new(Trouble::Unavailable, "nobody is there"));
+            }
+            if counts_down(&self.faults.failing) {
+                return Err(SeamError::new(Trouble::Failed, "the disk is broken"));
+            }
+            if counts_down(&self.faults.denied) {
+                let cause = std::io::Error::other("the token was removed");
+                return Err(SeamError::caused(Trouble::Denied, "read a pack", cause));
             }
             let mut bytes = self.pack[offset as usize..(offset + len) as usize].to_vec();
             if counts_down(&self.faults.wrong) {

@@ -62,6 +62,8 @@ pub(super) struct Collected {
     root: Option<Attrs>,
     opaque: HashSet<TreePath>,
     dirs: HashMap<TreePath, BTreeMap<Name, Slot>>,
+    /// Members of the archive so far, also those whose name comes again.
+    members: u64,
     nodes: Vec<Node>,
     rows: Vec<(Owner, Xattrs)>,
     row_numbers: HashMap<(Owner, Xattrs), u32>,
@@ -76,15 +78,15 @@ impl Collected {
     }
 
     /// The lower layers' names in `dir` are hidden.
-    pub(super) fn set_opaque(&mut self, dir: TreePath) {
+    pub(super) fn set_opaque(&mut self, dir: TreePath) -> Result<(), TarProblem> {
+        self.count()?;
         self.opaque.insert(dir);
+        Ok(())
     }
 
     /// The lower layers' `name` in `dir` is hidden.
     pub(super) fn white_out(&mut self, dir: TreePath, name: Name) -> Result<(), TarProblem> {
-        self.check_count()?;
-        let slot = self.dirs.entry(dir).or_default().entry(name).or_default();
-        slot.is_whiteout = true;
+        self.slot(dir, name)?.is_whiteout = true;
         Ok(())
     }
 
@@ -96,7 +98,8 @@ impl Collected {
         (owner, xattrs, mtime): (Owner, Xattrs, Mtime),
         data: Data,
     ) -> Result<(), TarProblem> {
-        self.check_count()?;
+        let node = self.nodes.len() as u32;
+        self.slot(dir, name)?.node = Some(node);
         let row = (owner, xattrs);
         let next = self.rows.len() as u32;
         let number = match self.row_numbers.get(&row) {
@@ -107,26 +110,41 @@ impl Collected {
                 next
             }
         };
-        let node = self.nodes.len() as u32;
         self.nodes.push(Node {
             row: number,
             mtime,
             data,
         });
-        let slot = self.dirs.entry(dir).or_default().entry(name).or_default();
-        slot.node = Some(node);
         Ok(())
     }
 
     /// Gives `name` in `dir` the node of `target`; whether there is one that can have more names.
-    pub(super) fn link(&mut self, dir: TreePath, name: Name, target: &TreePath) -> bool {
+    pub(super) fn link(
+        &mut self,
+        dir: TreePath,
+        name: Name,
+        target: &TreePath,
+    ) -> Result<bool, TarProblem> {
         let Some(node) = self.node(target).filter(|node| !self.is_dir(*node)) else {
-            return false;
+            return Ok(false);
         };
+        self.slot(dir, name)?.node = Some(node);
         self.linked.insert(node, None);
-        let slot = self.dirs.entry(dir).or_default().entry(name).or_default();
-        slot.node = Some(node);
-        true
+        Ok(true)
+    }
+
+    /// The slot of one more member.
+    fn slot(&mut self, dir: TreePath, name: Name) -> Result<&mut Slot, TarProblem> {
+        self.count()?;
+        Ok(self.dirs.entry(dir).or_default().entry(name).or_default())
+    }
+
+    fn count(&mut self) -> Result<(), TarProblem> {
+        if self.members >= MAX_ENTRIES {
+            return Err(TarProblem::TooMany);
+        }
+        self.members += 1;
+        Ok(())
     }
 
     /// Hands everything to `visitor`, in layer order.
@@ -188,20 +206,7 @@ impl Collected {
 
     /// Checks that names lie in directories, and that opaque directories are described.
     fn check_tree(&self) -> Result<(), TarError> {
-        for (dir, names) in &self.dirs {
-            let mut above = dir.clone();
-            while let Some((parent, name)) = above.split() {
-                let slot = self.dirs.get(&parent).and_then(|names| names.get(&name));
-                let is_dir =
-                    slot.is_none_or(|slot| slot.node.is_some_and(|node| self.is_dir(node)));
-                if !is_dir {
-                    let first = names.keys().next().and_then(|name| dir.join(name).ok());
-                    let member = first.unwrap_or_else(|| dir.clone());
-                    return Err(fault(&member, TarProblem::NotDirectory(above)));
-                }
-                above = parent;
-            }
-        }
+        self.check_dirs()?;
         for dir in &self.opaque {
             let described = match dir.is_root() {
                 true => self.root.is_some(),
@@ -215,11 +220,32 @@ impl Collected {
         Ok(())
     }
 
-    fn check_count(&self) -> Result<(), TarProblem> {
-        match self.nodes.len() as u64 >= MAX_ENTRIES {
-            true => Err(TarProblem::TooMany),
-            false => Ok(()),
+    /// Checks that names lie in directories. In order of path, what holds a directory comes before it, and its names are
+    /// still at hand: each component is looked at once, however deep trees are.
+    fn check_dirs(&self) -> Result<(), TarError> {
+        let mut dirs: Vec<_> = self.dirs.iter().collect();
+        dirs.sort_by(|a, b| a.0.cmp(b.0));
+        let mut last: Vec<&[u8]> = Vec::new();
+        // The names in the root, and in what each component of the last path leads to.
+        let mut above: Vec<Option<&BTreeMap<Name, Slot>>> = vec![None];
+        for (dir, names) in dirs {
+            let path: Vec<&[u8]> = dir.components().collect();
+            let shared = path.iter().zip(&last).take_while(|(a, b)| a == b).count();
+            above.truncate(shared + 1);
+            for (depth, name) in path.iter().enumerate().skip(shared) {
+                let slot = above[depth].and_then(|names| names.get(&Name::new(name).ok()?));
+                if slot.is_some_and(|slot| slot.node.is_none_or(|node| !self.is_dir(node))) {
+                    let first = names.keys().next().and_then(|name| dir.join(name).ok());
+                    let member = first.unwrap_or_else(|| dir.clone());
+                    let other = TreePath::new(&path[..=depth].join(&b'/')).unwrap_or_default();
+                    return Err(fault(&member, TarProblem::NotDirectory(other)));
+                }
+                above.push(None);
+            }
+            above[path.len()] = Some(names);
+            last = path;
         }
+        Ok(())
     }
 
     fn node(&self, path: &TreePath) -> Option<u32> {
@@ -246,5 +272,34 @@ fn fault(path: &TreePath, problem: TarProblem) -> TarError {
     TarError {
         member: super::escape(path.as_bytes()),
         problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_member_counts() {
+        let dir = TreePath::root;
+        let name = |text: &str| Name::new(text.as_bytes()).unwrap();
+        let mut all = Collected::default();
+        let attrs = || Default::default();
+        all.add(dir(), name("a"), attrs(), Data::Fifo).unwrap();
+        let target = dir().join(&name("a")).unwrap();
+        all.link(dir(), name("b"), &target).unwrap();
+        all.white_out(dir(), name("c")).unwrap();
+        all.set_opaque(dir()).unwrap();
+        assert_eq!(all.members, 4);
+        all.members = MAX_ENTRIES;
+        let full = [
+            all.add(dir(), name("d"), attrs(), Data::Fifo),
+            all.link(dir(), name("d"), &target).map(drop),
+            all.white_out(dir(), name("d")),
+            all.set_opaque(dir()),
+        ];
+        for result in full {
+            assert!(matches!(result, Err(TarProblem::TooMany)), "{result:?}");
+        }
     }
 }

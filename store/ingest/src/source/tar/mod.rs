@@ -78,7 +78,7 @@ impl<R: Read> TarSource<R> {
         let data = match &member.kind {
             MemberKind::HardLink => {
                 let target = tree_path(&member.link).map_err(fault)?;
-                return match all.link(dir, name, &target) {
+                return match all.link(dir, name, &target).map_err(fault)? {
                     true => Ok(()),
                     false => Err(fault(TarProblem::LinkTarget(escape(&member.link))).into()),
                 };
@@ -130,8 +130,7 @@ fn tree_path(name: &[u8]) -> Result<TreePath, TarProblem> {
 fn whiteout(dir: TreePath, name: &Name, all: &mut Collected) -> Result<(), TarProblem> {
     let name = name.as_bytes();
     if name == OPAQUE {
-        all.set_opaque(dir);
-        return Ok(());
+        return all.set_opaque(dir);
     }
     if name.starts_with(RESERVED) {
         return Err(TarProblem::Whiteout(

@@ -1,6 +1,8 @@
 //! Extended headers of pax (POSIX.1-2001, `pax`, "pax Extended Header"): records `LENGTH KEY=VALUE\n`, whose
 //! values may hold any byte.
 
+use std::collections::BTreeMap;
+
 use shale_model::{Mtime, XattrPair};
 
 use super::acl::{AclUse, acl_value};
@@ -10,7 +12,7 @@ use super::sparse::MAX_PARTS;
 use crate::error::TarProblem;
 use crate::source::attrs::keeps_xattr;
 
-/// Longest extended header, in bytes: attributes of [`shale_model::limits::MAX_XATTR_BYTES`], a path, a link
+/// Most bytes of the extended headers of one member together: attributes of [`shale_model::limits::MAX_XATTR_BYTES`], a path, a link
 /// and a long sparse map fit. Go's `archive/tar` has the same limit.
 pub(super) const MAX_PAX_BYTES: u64 = 1024 * 1024;
 
@@ -25,14 +27,15 @@ pub(super) struct Pax {
     pub(super) uid: Option<u64>,
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<Mtime>,
-    xattrs: Vec<XattrPair>,
+    /// Those that a layer keeps.
+    xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
     /// The access ACL and the default ACL, as text.
     acls: [Option<Vec<u8>>; 2],
     pub(super) sparse: PaxSparse,
 }
 
 /// The records of sparse files.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct PaxSparse {
     /// 1 for form 1.0; earlier forms do not tell.
     pub(super) major: u64,
@@ -58,9 +61,8 @@ impl Pax {
 
     /// Whether it says what only one member can have.
     pub(super) fn is_of_one_member(&self) -> bool {
-        let named =
-            self.names.path.is_some() || self.names.link.is_some() || self.sparse.name.is_some();
-        let sized = self.size.is_some() || self.sparse.size.is_some();
+        let named = self.names.path.is_some() || self.names.link.is_some();
+        let sized = self.size.is_some() || self.sparse != PaxSparse::default();
         named || sized || !self.xattrs.is_empty() || self.acls.iter().any(Option::is_some)
     }
 
@@ -80,12 +82,12 @@ impl Pax {
             }
             b"RHT.security.selinux" => {
                 // The kernel's value ends with a NUL, which the record leaves out.
-                self.set_xattr(b"security.selinux", [value, &[0]].concat().into());
+                self.set_xattr(b"security.selinux", &[value, &[0]].concat());
             }
             _ if key.starts_with(b"GNU.sparse.") => self.sparse.set(&key[11..], value)?,
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
-                    self.set_xattr(&unescape(name), value.into());
+                    self.set_xattr(&unescape(name), value);
                 }
                 // The rest repeats these in other words, or is a comment.
             }
@@ -101,21 +103,20 @@ impl Pax {
             .into_iter()
             .zip(self.acls.clone())
         {
-            let is_there = self.xattrs.iter().any(|(name, _)| **name == *used.xattr());
+            let is_there = self.xattrs.contains_key(used.xattr());
             if let Some(text) = text.filter(|_| !is_there)
                 && let Some(value) = acl_value(&text, used)?
             {
-                self.set_xattr(used.xattr(), value);
+                self.set_xattr(used.xattr(), &value);
             }
         }
-        let mut pairs = std::mem::take(&mut self.xattrs);
-        pairs.retain(|(name, _)| keeps_xattr(name));
-        Ok(pairs)
+        Ok(std::mem::take(&mut self.xattrs).into_iter().collect())
     }
 
-    fn set_xattr(&mut self, name: &[u8], value: Box<[u8]>) {
-        self.xattrs.retain(|(other, _)| **other != *name);
-        self.xattrs.push((name.into(), value));
+    fn set_xattr(&mut self, name: &[u8], value: &[u8]) {
+        if keeps_xattr(name) {
+            self.xattrs.insert(name.into(), value.into());
+        }
     }
 }
 
@@ -223,7 +224,7 @@ mod tests {
         pax.read(&bytes[..]).unwrap_err();
         let bytes = b"27 SCHILY.xattr.user.a=\n\0\n\n12 path=a/b\n";
         pax.read(bytes).unwrap();
-        assert_eq!(*pax.xattrs[0].1, *b"\n\0\n");
+        assert_eq!(*pax.xattrs[&b"user.a"[..]], *b"\n\0\n");
         assert_eq!(pax.names.path.unwrap(), b"a/b");
     }
 

@@ -87,6 +87,7 @@ impl<R: Read> Members<R> {
         long: &mut Names,
         pax: &mut Option<Pax>,
     ) -> Result<Option<Header>, TarProblem> {
+        let mut extended = 0;
         loop {
             let Some(header) = self.header()? else {
                 return match (&long.path, &long.link, &pax) {
@@ -101,7 +102,13 @@ impl<R: Read> Members<R> {
                 EntryType::GNULongName => long.path = Some(self.long_name()?),
                 EntryType::GNULongLink => long.link = Some(self.long_name()?),
                 EntryType::XHeader => {
-                    let bytes = self.extension("extended header", MAX_PAX_BYTES)?;
+                    // There may be several, and all of them together are kept.
+                    extended += self.unread;
+                    let (what, found, max) = ("extended header", extended, MAX_PAX_BYTES);
+                    if found > max {
+                        return Err(TarProblem::TooLong { what, found, max });
+                    }
+                    let bytes = self.extension(what, max)?;
                     pax.get_or_insert_with(|| self.globals.clone())
                         .read(&bytes)?;
                 }

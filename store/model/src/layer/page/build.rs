@@ -7,7 +7,9 @@ use crate::entry::{Entry, Extent, Kind, Mtime};
 use crate::id::ChunkId;
 use crate::name::{Name, TreePath};
 
-use super::{COLUMNS, PageContent, Row, VERSION, column, has_attrs, put_attrs, put_xattrs, tag};
+use super::{
+    COLUMNS, PageContent, Row, VERSION, column, expanded, has_attrs, put_attrs, put_xattrs, tag,
+};
 
 /// A page that entries are appended to.
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ pub(crate) struct PageBuilder {
     last_name: Vec<u8>,
     pub(crate) entries: usize,
     pub(crate) chunks: usize,
+    /// Bytes that the entries stand for.
+    pub(crate) expanded: usize,
     pub(crate) first: Option<(TreePath, Name)>,
 }
 
@@ -31,6 +35,20 @@ impl PageBuilder {
     pub(crate) fn len(&self) -> usize {
         let dirs: usize = self.dirs.iter().map(|(_, rest, _)| rest.len() + 12).sum();
         self.columns.iter().map(Vec::len).sum::<usize>() + dirs + 64
+    }
+
+    /// Bytes that the entries would stand for with one more.
+    pub(crate) fn expanded_with(&self, dir: &TreePath, entry: &Entry) -> usize {
+        let path = match self.begins(dir) {
+            true => dir.as_bytes().len(),
+            false => 0,
+        };
+        self.expanded + path + expanded(entry)
+    }
+
+    /// Whether an entry of `dir` needs a directory of its own in the page.
+    fn begins(&self, dir: &TreePath) -> bool {
+        self.dirs.is_empty() || self.last_dir != dir.as_bytes()
     }
 
     /// Appends extents that continue the last file of the page before; only to an empty page.
@@ -65,7 +83,8 @@ impl PageBuilder {
         if self.first.is_none() {
             self.first = Some((dir.clone(), entry.name.clone()));
         }
-        if self.dirs.is_empty() || self.last_dir != dir.as_bytes() {
+        self.expanded = self.expanded_with(dir, entry);
+        if self.begins(dir) {
             let shared = common(&self.last_dir, dir.as_bytes());
             self.dirs
                 .push((shared, dir.as_bytes()[shared..].to_vec(), 0));

@@ -21,12 +21,15 @@
 //! Numbers are varints. Rows and times stand in order of first use. Columns put like things together,
 //! which is what zstd compresses; the ids, which nothing compresses, are apart. Hard links and
 //! whiteouts have no attributes and no time.
+//!
+//! What the columns share makes a page stand for more bytes than it has: at most
+//! [`crate::limits::MAX_PAGE_EXPANDED_BYTES`].
 
 mod build;
 mod parse;
 
 use crate::bytes::{FormatError, Problem, Reader, put_uvarint};
-use crate::entry::{Extent, Kind, LayerDir, MODE_BITS, Mtime, Xattrs};
+use crate::entry::{Entry, Extent, Kind, LayerDir, MODE_BITS, Mtime, Xattrs};
 use crate::limits::{MAX_XATTR_BYTES, MAX_XATTRS};
 
 pub(crate) use build::PageBuilder;
@@ -59,6 +62,23 @@ pub(crate) struct PageContent {
     pub(crate) more: Vec<Extent>,
     /// Directories in order of path.
     pub(crate) dirs: Vec<LayerDir>,
+}
+
+impl PageContent {
+    /// Bytes that the entries stand for, at most [`crate::limits::MAX_PAGE_EXPANDED_BYTES`].
+    pub(crate) fn expanded(&self) -> usize {
+        let dirs = self.dirs.iter();
+        dirs.map(|dir| {
+            let entries = dir.entries.iter().map(expanded);
+            dir.path.as_bytes().len() + entries.sum::<usize>()
+        })
+        .sum()
+    }
+}
+
+/// Bytes that an entry stands for, beside the path of its directory.
+fn expanded(entry: &Entry) -> usize {
+    entry.name.as_bytes().len() + entry.attrs.xattrs.bytes()
 }
 
 /// Kind, mode, owner and attributes: few distinct ones for many entries.

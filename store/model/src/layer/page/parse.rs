@@ -3,13 +3,13 @@
 use crate::bytes::{FormatError, Problem, Reader};
 use crate::entry::{Attrs, Content, Entry, Extent, Kind, LayerDir, Mtime, Rdev};
 use crate::id::{ChunkId, ID_LEN};
-use crate::limits::{MAX_PAGE_BYTES, MAX_PATH_BYTES};
+use crate::limits::{MAX_PAGE_BYTES, MAX_PAGE_EXPANDED_BYTES, MAX_PATH_BYTES};
 use crate::name::{Name, TreePath};
 
 use super::build::encode_page;
 use super::{
-    COLUMNS, PageContent, Row, TAG_HARD_LINK, TAG_WHITEOUT, VERSION, WHAT, column, has_attrs,
-    read_attrs, read_time, read_xattrs,
+    COLUMNS, PageContent, Row, TAG_HARD_LINK, TAG_WHITEOUT, VERSION, WHAT, column, expanded,
+    has_attrs, read_attrs, read_time, read_xattrs,
 };
 
 /// The content of a page, checked: every rule of the columns, and that these bytes are the one form
@@ -40,8 +40,11 @@ pub(crate) fn decode_page(bytes: &[u8]) -> Result<PageContent, FormatError> {
         times: read_times(&mut readers[column::TIME_TABLE])?,
         readers,
         last_name: Vec::new(),
+        expanded: 0,
     };
     let [dirs, entries, more] = counts;
+    let rows = parser.readers[column::ROWS].remaining();
+    header.limit("entries", entries as u64, rows as u64)?;
     let content = parser.content(dirs, entries, more)?;
     for reader in &parser.readers {
         reader.finish()?;
@@ -85,9 +88,18 @@ struct PageParser<'a> {
     rows: Vec<Row>,
     times: Vec<Mtime>,
     last_name: Vec<u8>,
+    /// Bytes that the entries so far stand for.
+    expanded: usize,
 }
 
 impl PageParser<'_> {
+    /// Counts bytes that entries stand for, before more of them are read.
+    fn expand(&mut self, bytes: usize) -> Result<(), FormatError> {
+        self.expanded += bytes;
+        let (found, max) = (self.expanded as u64, MAX_PAGE_EXPANDED_BYTES as u64);
+        self.readers[column::NAMES].limit("bytes that the entries stand for", found, max)
+    }
+
     fn content(
         &mut self,
         dirs: usize,
@@ -113,6 +125,7 @@ impl PageParser<'_> {
             let ordered = content.dirs.last().is_none_or(|last| last.path < checked);
             reader.rule(ordered, "directories are out of order")?;
             reader.rule(count > 0, "a directory without entries")?;
+            self.expand(path.len())?;
             let entries = self.entries(count)?;
             content.dirs.push(LayerDir {
                 path: checked,
@@ -132,7 +145,9 @@ impl PageParser<'_> {
             self.readers[column::NAMES].rule(ordered, "names are out of order")?;
             let (tag, attrs) = self.attrs()?;
             let kind = self.kind(tag)?;
-            entries.push(Entry { name, attrs, kind });
+            let entry = Entry { name, attrs, kind };
+            self.expand(expanded(&entry))?;
+            entries.push(entry);
         }
         Ok(entries)
     }
