@@ -119,9 +119,7 @@ impl<'a> LayerChecker<'a> {
             return Ok(());
         };
         let ordered = match (&self.last, first.entries.first()) {
-            (Some(last), Some(entry)) => {
-                (&last.dir, &last.name) < (&first.path, &entry.name)
-            }
+            (Some(last), Some(entry)) => (&last.dir, &last.name) < (&first.path, &entry.name),
             _ => true,
         };
         if !ordered {
