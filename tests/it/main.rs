@@ -18,5 +18,6 @@ mod nbd;
 mod oracle;
 mod registry;
 mod sources;
+mod template;
 mod trees;
 mod vm;

@@ -36,12 +36,7 @@ impl Image {
 impl Composer {
     /// Makes an overlay in the directory `dir` over the plan of `image`, whose file system fills a disk of
     /// `disk_bytes`. Until all of it is durable there is no overlay. Blocks.
-    pub fn sized_overlay(
-        &self,
-        image: &Image,
-        disk_bytes: u64,
-        dir: &Path,
-    ) -> HostResult<Overlay> {
+    pub fn sized_overlay(&self, image: &Image, disk_bytes: u64, dir: &Path) -> HostResult<Overlay> {
         let target = match disk_bytes == image.plan.disk_bytes() {
             true => None,
             false => Some(self.plan_of_size(image.id, &image.template, disk_bytes)?),

@@ -17,7 +17,8 @@ use crate::Settings;
 use crate::measure::{Contender, Sample, in_turns, median, print};
 use crate::programs::{Running, Shale, clear, peer};
 use crate::rows::boot::{
-    Deployed, boot, end_service, fresh_disk, nbd_disk, push_base, serve_file, serve_registry, verdict,
+    Deployed, boot, end_service, fresh_disk, nbd_disk, push_base, serve_file, serve_registry,
+    verdict,
 };
 
 pub(crate) fn measure(settings: Settings) -> Result<()> {

@@ -49,7 +49,10 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
     let behind = median(&contenders[0].differences_to(&contenders[1]));
     let moved = fetched.get().context("deploy says what it fetched")?;
     end_service(&shale)?;
-    println!("target: no chunk is fetched ({moved} bytes): {}", verdict(moved == 0));
+    println!(
+        "target: no chunk is fetched ({moved} bytes): {}",
+        verdict(moved == 0)
+    );
     println!(
         "target: at most {TARGET} s over the raw file, paired ({behind:.2} s): {}",
         verdict(behind <= TARGET)

@@ -99,7 +99,15 @@ pub(crate) fn fresh_disk(shale: &Shale, to: &Path) -> Result<()> {
     let machine = Deployed::with(shale, &["--wait", "none"])?;
     // Its kernel has not come to its disk yet.
     let mut stop = shale.command();
-    run(stop.args(["--quiet", "vm", "stop", Deployed::NAME, "--timeout", "0", "--force"]))?;
+    run(stop.args([
+        "--quiet",
+        "vm",
+        "stop",
+        Deployed::NAME,
+        "--timeout",
+        "0",
+        "--force",
+    ]))?;
     end_service(shale)?;
     let overlay = shale.state().join("instances").join(Deployed::NAME);
     let socket = shale.state().join("fresh.sock");
