@@ -194,8 +194,26 @@ fn privileged_compose_equals_an_oci_unpack() -> Result<()> {
 /// Stacks that go through the program and a kernel.
 const MOUNTED_CASES: usize = 4;
 
+/// How a layer above the first is pushed.
+#[derive(Clone, Copy)]
+enum PushedAs {
+    /// As the whole tree, which the program compares with the base.
+    Tree,
+    /// As the archive that the layer is, with its whiteouts.
+    Difference,
+}
+
 #[test]
 fn privileged_a_pushed_stack_mounts_as_an_oci_unpack_left_it() -> Result<()> {
+    a_pushed_stack_is_an_oci_unpack(PushedAs::Tree)
+}
+
+#[test]
+fn privileged_layers_of_an_oci_image_mount_as_an_oci_unpack_left_them() -> Result<()> {
+    a_pushed_stack_is_an_oci_unpack(PushedAs::Difference)
+}
+
+fn a_pushed_stack_is_an_oci_unpack(pushed_as: PushedAs) -> Result<()> {
     let work = Workplace::new()?;
     let shale = Shale::new()?;
     let mut random = Random::printed("stacks that are mounted");
@@ -223,10 +241,16 @@ fn privileged_a_pushed_stack_mounts_as_an_oci_unpack_left_it() -> Result<()> {
                 }
                 let mut push = shale.command();
                 push.arg("push");
-                if let Some(below) = layer.checked_sub(1) {
-                    push.args(["--base", &name(below)]);
-                }
-                run(push.arg(&tree).arg(name(layer)))?;
+                let below = layer.checked_sub(1).map(name);
+                push.args(below.iter().flat_map(|below| ["--base", below]));
+                let source = match pushed_as {
+                    PushedAs::Difference if below.is_some() => {
+                        push.arg("--difference");
+                        from.with_extension("tar")
+                    }
+                    _ => tree.clone(),
+                };
+                run(push.arg(source).arg(name(layer)))?;
             }
             let disk = directory.join("disk.raw");
             let top = name(archived.members.len() - 1);

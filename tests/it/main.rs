@@ -20,5 +20,6 @@ mod nbd;
 mod oracle;
 mod registry;
 mod sources;
+mod template;
 mod trees;
 mod vm;

@@ -304,3 +304,42 @@ fn a_registry_with_tls_and_tokens_lets_in_those_who_have_them() -> Result<()> {
     );
     server.terminate()
 }
+
+/// A port of this machine on which nothing listens.
+fn port_of_nobody() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
+}
+
+#[test]
+fn a_command_says_what_it_waits_for() -> Result<()> {
+    let host = Shale::new()?;
+    let registry = format!("127.0.0.1:{}", port_of_nobody()?);
+    let reference = format!("{registry}/test/base");
+    let (app, apps) = (
+        format!("{registry}/test/app"),
+        format!("{reference}+{registry}/test/app"),
+    );
+    fs::create_dir(host.home().join("tree"))?;
+    let commands: [&[&str]; 4] = [
+        &["export", &reference, "disk.raw"],
+        &["nbd", &reference, "--socket", "s"],
+        &["push", "--base", &reference, "tree", &app],
+        &["template", "create", &app, &apps],
+    ];
+    let heard = host.home().join("heard");
+    let mut silent = host.command();
+    silent.args(commands[0]).args(["--progress", "none"]);
+    let silent = Background::start(silent.stderr(fs::File::create(&heard)?))?;
+    for args in commands {
+        let expected = format!("waiting for the registry http://{registry}");
+        let waiting = Background::start_until(host.command().args(args), &expected)?;
+        waiting.kill()?;
+    }
+    // It was started before the others, and they have spoken.
+    let ended = silent.kill()?;
+    ensure!(ended.is_none(), "it does not wait: {ended:?}");
+    assert_eq!(fs::read_to_string(heard)?, "");
+    Ok(())
+}

@@ -3,6 +3,9 @@
 //! Both are canonical JSON: fields in the order declared here, no white space, defaults left out. A
 //! reader decodes, encodes again and compares, so that one template has one id.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::{FormatError, Problem};
@@ -42,6 +45,37 @@ impl Default for Platform {
         Self {
             os: "linux".into(),
             architecture: "amd64".into(),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)
+    }
+}
+
+/// A text that is no platform.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a platform: an operating system and a processor, such as linux/arm64")]
+pub struct PlatformError(String);
+
+impl FromStr for Platform {
+    type Err = PlatformError;
+
+    /// Reads `os/architecture`, both of a-z and 0-9. A variant behind them, such as `/v7`, is refused: templates
+    /// do not have it.
+    fn from_str(text: &str) -> Result<Self, PlatformError> {
+        let is_word = |word: &str| {
+            let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+            !word.is_empty() && word.bytes().all(known)
+        };
+        match text.split_once('/') {
+            Some((os, architecture)) if is_word(os) && is_word(architecture) => Ok(Self {
+                os: os.to_owned(),
+                architecture: architecture.to_owned(),
+            }),
+            _ => Err(PlatformError(text.to_owned())),
         }
     }
 }
@@ -307,6 +341,25 @@ mod tests {
              \"login_user\":\"root\"}}}}"
         );
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn a_platform_is_spelled_as_others_do() {
+        for text in ["linux/amd64", "linux/arm64", "linux/riscv64"] {
+            let platform: Platform = text.parse().unwrap();
+            assert_eq!(platform.to_string(), text);
+        }
+        for text in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "linux/arm/v7",
+            "Linux/amd64",
+            "linux/a b",
+        ] {
+            assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
     }
 
     #[test]

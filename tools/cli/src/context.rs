@@ -11,13 +11,14 @@ use shale_client::{Address, AddressError, Settings, Trust};
 use shale_files::{DirFiles, LockError};
 use shale_hostd::api::{Credentials, Repository};
 use shale_hostd::{Composer, HostDirs, Place, private_dir, registry_url};
-use shale_model::{Platform, Reference, TemplateId, TemplateIndex};
+use shale_model::{Catalog, Platform, Reference, TemplateId, TemplateIndex};
 use shale_view::{Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, RetrySettings};
 use shale_wire::Fingerprint;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, parse_bytes};
+use crate::patience::{Patience, Patient};
 use crate::progress::ProgressMode;
 
 /// Caches beside the host's, for commands that run while the host service has that one: more than people start at
@@ -229,6 +230,23 @@ impl Context {
         opened
     }
 
+    /// Names and manifests of `place`, with a word when they are waited for.
+    pub(crate) fn catalog(&self, place: &Place) -> Arc<dyn Catalog> {
+        Arc::new(Patient {
+            inner: place.catalog(),
+            patience: self.patience(place),
+            runtime: self.runtime.handle().clone(),
+        })
+    }
+
+    fn patience(&self, place: &Place) -> Arc<Patience> {
+        let name = match place {
+            Place::Local(_) => "the repository".into(),
+            Place::Remote { registry, .. } => format!("the registry {}", registry.address()),
+        };
+        Patience::new(name, self.global.progress)
+    }
+
     /// A host on `place`: cache, reader and composer.
     pub(crate) fn host(&self, place: Place) -> anyhow::Result<Host> {
         let cache = self.cache_of_command()?;
@@ -237,16 +255,17 @@ impl Context {
         let counters = Arc::new(Counters::default());
         let retry = RetrySettings::default();
         let handle = self.runtime.handle().clone();
-        let reader = ChunkReader::new(
-            place.fetch(),
-            cache,
-            counters.clone(),
-            retry,
-            handle.clone(),
-        );
-        let composer = Composer::new(place.catalog(), reader.clone(), handle, plans);
+        let fetch = Arc::new(Patient {
+            inner: place.fetch(),
+            patience: self.patience(&place),
+            runtime: handle.clone(),
+        });
+        let reader = ChunkReader::new(fetch, cache, counters.clone(), retry, handle.clone());
+        let catalog = self.catalog(&place);
+        let composer = Composer::new(catalog.clone(), reader.clone(), handle, plans);
         Ok(Host {
             place,
+            catalog,
             reader,
             composer,
             counters,
@@ -330,6 +349,7 @@ fn absolute(path: &Path) -> PathBuf {
 /// A host's parts.
 pub(crate) struct Host {
     pub(crate) place: Place,
+    pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) reader: Arc<ChunkReader>,
     pub(crate) composer: Composer,
     pub(crate) counters: Arc<Counters>,
@@ -337,14 +357,23 @@ pub(crate) struct Host {
 
 /// What a reference points at.
 pub(crate) fn get_index(
-    place: &Place,
+    catalog: &dyn Catalog,
     reference: &Reference,
 ) -> anyhow::Result<Option<TemplateIndex>> {
-    Ok(place.catalog().get_ref(&reference.name)?)
+    Ok(catalog.get_ref(&reference.name)?)
 }
 
 /// The template that a reference means, for the platform of this build.
-pub(crate) fn resolve(place: &Place, reference: &Reference) -> anyhow::Result<TemplateId> {
+pub(crate) fn resolve(catalog: &dyn Catalog, reference: &Reference) -> anyhow::Result<TemplateId> {
+    resolve_for(catalog, reference, &Platform::default())
+}
+
+/// The template that a reference means on `platform`.
+pub(crate) fn resolve_for(
+    catalog: &dyn Catalog,
+    reference: &Reference,
+    platform: &Platform,
+) -> anyhow::Result<TemplateId> {
     if let Some(id) = reference.id {
         return Ok(id);
     }
@@ -355,14 +384,15 @@ pub(crate) fn resolve(place: &Place, reference: &Reference) -> anyhow::Result<Te
         )
         .hint("`shale template ls` lists what there is")
     };
-    let index = get_index(place, reference)?.ok_or_else(missing)?;
-    let platform = Platform::default();
-    index.get(&platform).ok_or_else(|| {
-        let Platform { os, architecture } = &platform;
-        let text = format!(
-            "`{}` has no template for {os}/{architecture}",
-            reference.name
-        );
-        Failure::new(Exit::NotFound, text).into()
+    let index = get_index(catalog, reference)?.ok_or_else(missing)?;
+    index.get(platform).ok_or_else(|| {
+        let text = format!("`{}` has no template for {platform}", reference.name);
+        let others = index.entries().iter();
+        let others = others.map(|other| {
+            let (name, id) = (&reference.name, other.template);
+            format!("the one for {} is `{name}@{id}`", other.platform)
+        });
+        let hint = others.collect::<Vec<_>>().join("; ");
+        Failure::new(Exit::NotFound, text).hint(hint).into()
     })
 }

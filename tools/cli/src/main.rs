@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod failure;
 mod output;
+mod patience;
 mod progress;
 
 use std::process::ExitCode;

@@ -35,7 +35,7 @@ const STEP_BYTES: u64 = 4 << 20;
 impl Export {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let place = context.place_of(&[&self.reference])?;
-        let id = resolve(&place, &self.reference)?;
+        let id = resolve(&*context.catalog(&place), &self.reference)?;
         let host = context.host(place)?;
         let image = host.composer.image(id)?;
         let view = Arc::new(View::new(image.plan, host.reader.clone()));

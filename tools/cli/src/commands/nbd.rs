@@ -44,7 +44,7 @@ pub(crate) struct Nbd {
 impl Nbd {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let place = context.place_of(&[&self.reference])?;
-        let id = resolve(&place, &self.reference)?;
+        let id = resolve(&*context.catalog(&place), &self.reference)?;
         let host = context.host(place)?;
         let image = host.composer.image(id)?;
         let view = |image: Image| Arc::new(View::new(image.plan, host.reader.clone()));

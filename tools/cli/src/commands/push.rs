@@ -8,13 +8,14 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 use shale_hostd::Place;
-use shale_ingest::{Difference, DirSource, PushStats, Source, TarSource, push_tree};
+use shale_ingest::{Difference, DirSource, PushStats, Pushed, Source, TarSource, push_tree};
 use shale_model::{
-    Chunker, LayerId, Machine, Platform, Reference, Sink, Template, TemplateId, TemplateIndex,
-    TemplateLayer,
+    Chunker, IndexEntry, LayerId, Machine, Platform, Reference, Sink, Template, TemplateId,
+    TemplateIndex, TemplateLayer,
 };
 
-use crate::context::{Context, get_index, resolve};
+use crate::context::{Context, Host, get_index, resolve_for};
+use crate::failure::{Exit, Failure};
 use crate::output::{Row, bytes, print_one};
 use crate::progress::PushProgress;
 
@@ -24,21 +25,38 @@ use crate::progress::PushProgress;
 /// of the tree to that template, and the new template is the base with the layer on top. What the
 /// repository has already is not stored again.
 ///
+/// With --difference, the archive is the difference already, as each layer of an OCI image is one: what it
+/// holds is put onto the base, `.wh.NAME` removes NAME, and `.wh..wh..opq` all that the base has in that
+/// directory.
+///
+/// A name holds a template for each platform: a push replaces that of its own, and keeps the others.
+///
 /// Examples:
 ///   shale push ./rootfs demo/base:12
 ///   shale push --base demo/base:12 ./rootfs-with-nginx demo/nginx:1.22
 ///   zcat rootfs.tar.gz | shale push - demo/base:12
+///   shale push --base demo/base:12 --difference layer.tar demo/app:1
+///   shale push --platform linux/arm64 ./rootfs-arm64 demo/base:12
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Push {
     /// Template that the tree was made from
     #[arg(long, value_name = "REF")]
     base: Option<Reference>,
+    /// The archive is not a whole tree but a layer of an OCI image made on --base
+    #[arg(long, requires = "base")]
+    difference: bool,
+    /// What the tree runs on
+    #[arg(long, value_name = "OS/ARCH", default_value_t)]
+    platform: Platform,
     /// Directory, tar archive, or `-` for a tar archive on standard input
     source: PathBuf,
     /// Name to give the template: project/name:tag
     reference: Reference,
 }
+
+/// How files are cut; a difference is found only where the base was cut alike.
+const CHUNKER: Chunker = Chunker::FastCdc;
 
 /// What a push did.
 #[derive(Debug, Serialize)]
@@ -53,6 +71,31 @@ struct Done {
     sent_chunk_bytes: u64,
     pack_bytes: u64,
     packs: u64,
+}
+
+impl Done {
+    fn new(reference: &Reference, template: TemplateId, pushed: &Pushed) -> Self {
+        let totals = pushed.root.totals;
+        let PushStats {
+            sent_chunks,
+            sent_chunk_bytes,
+            packs,
+            pack_bytes,
+            ..
+        } = pushed.stats;
+        Self {
+            reference: reference.name.to_string(),
+            template,
+            layer: pushed.layer,
+            entries: totals.entries,
+            logical_bytes: totals.bytes,
+            chunks: totals.chunks,
+            sent_chunks,
+            sent_chunk_bytes,
+            pack_bytes,
+            packs,
+        }
+    }
 }
 
 impl Row for Done {
@@ -85,53 +128,39 @@ impl Push {
         let references = [Some(&self.reference), self.base.as_ref()];
         let references: Vec<&Reference> = references.into_iter().flatten().collect();
         let place = context.place_to_write(&references)?;
-        let before = get_index(&place, &self.reference)?;
-        let progress = PushProgress::new(context.global.progress);
+        let before = get_index(&*context.catalog(&place), &self.reference)?;
+        let base = self.base.as_ref();
+        let base = base.map(|base| Base::open(context, place.clone(), base, &self.platform));
+        let base = base.transpose()?;
         let sink = place.sink()?;
-        let (pushed, mut layers, machine) = match &self.base {
-            None => {
-                let pushed = push_tree(&mut *source, &*sink, Chunker::FastCdc, &progress);
-                (pushed, Vec::new(), Machine::default())
+        let progress = PushProgress::new(context.global.progress);
+        let push = |source: &mut dyn Source| push_tree(source, &*sink, CHUNKER, &progress);
+        let pushed = match &base {
+            Some(base) if !self.difference => {
+                let tree = base.host.composer.compose(&base.template)?.tree;
+                push(&mut Difference::new(&mut *source, &tree))
             }
-            Some(base) => {
-                let host = context.host(place.clone())?;
-                let id = resolve(&place, base)?;
-                let template = host.composer.template(id)?;
-                let base = host.composer.compose(&template)?;
-                let mut difference = Difference::new(&mut *source, &base.tree);
-                let pushed = push_tree(&mut difference, &*sink, Chunker::FastCdc, &progress);
-                (pushed, template.layers, template.machine)
-            }
+            _ => push(&mut *source),
         };
         progress.end();
         let pushed = pushed.with_context(|| format!("push `{}`", self.source.display()))?;
+        let (mut layers, machine) = match &base {
+            Some(Base { template, .. }) => (template.layers.clone(), template.machine.clone()),
+            None => (Vec::new(), Machine::default()),
+        };
         let made_on = layers.iter().map(|layer| layer.id).collect();
         layers.push(TemplateLayer {
             id: pushed.layer,
             made_on,
         });
-        let template = Template::new(Platform::default(), layers, machine);
+        let template = Template::new(self.platform.clone(), layers, machine);
+        if let Some(base) = base.filter(|_| self.difference) {
+            // Nothing has compared it with the base: it may have files in what is no directory there.
+            let composed = base.host.composer.compose(&template);
+            composed.with_context(|| format!("put `{}` onto its base", self.source.display()))?;
+        }
         let id = name_template(&*sink, &self.reference, before, &template)?;
-        let totals = pushed.root.totals;
-        let PushStats {
-            sent_chunks,
-            sent_chunk_bytes,
-            packs,
-            pack_bytes,
-            ..
-        } = pushed.stats;
-        let done = Done {
-            reference: self.reference.name.to_string(),
-            template: id,
-            layer: pushed.layer,
-            entries: totals.entries,
-            logical_bytes: totals.bytes,
-            chunks: totals.chunks,
-            sent_chunks,
-            sent_chunk_bytes,
-            pack_bytes,
-            packs,
-        };
+        let done = Done::new(&self.reference, id, &pushed);
         print_one(&done, context.global.format, context.global.quiet)
     }
 
@@ -141,10 +170,53 @@ impl Push {
             return Ok(tar(io::stdin().lock()));
         }
         if self.source.metadata().with_context(shown)?.is_dir() {
+            if self.difference {
+                let text = "a directory holds no whiteouts, so it is no difference";
+                let hint = "leave out --difference to push the whole tree, or give a tar archive";
+                return Err(Failure::new(Exit::Usage, text).hint(hint).into());
+            }
             return Ok(Box::new(DirSource::open(&self.source)?));
         }
         Ok(tar(File::open(&self.source).with_context(shown)?))
     }
+}
+
+/// What a layer is made on.
+struct Base {
+    host: Host,
+    template: Template,
+}
+
+impl Base {
+    fn open(
+        context: &Context,
+        place: Place,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> anyhow::Result<Self> {
+        let host = context.host(place)?;
+        let id = resolve_for(&*host.catalog, reference, platform)?;
+        let template = host.composer.template(id)?;
+        check_platform(reference, &template, platform)?;
+        Ok(Self { host, template })
+    }
+}
+
+/// Refuses a template of another platform than `platform`, which an id may name.
+pub(crate) fn check_platform(
+    reference: &Reference,
+    template: &Template,
+    platform: &Platform,
+) -> anyhow::Result<()> {
+    if template.platform == *platform {
+        return Ok(());
+    }
+    let text = format!(
+        "`{reference}` is for {}, not for {platform}",
+        template.platform
+    );
+    let hint = format!("--platform {} makes a template for that", template.platform);
+    Err(Failure::new(Exit::Usage, text).hint(hint).into())
 }
 
 fn tar(archive: impl Read + 'static) -> Box<dyn Source> {
@@ -159,21 +231,32 @@ pub(crate) fn name_template(
     template: &Template,
 ) -> anyhow::Result<TemplateId> {
     let id = sink.put_template(&template.encode())?;
-    let platform = template.platform.clone();
-    let index = match before.clone() {
-        None => TemplateIndex::one(platform, id),
-        Some(index) => index.with(platform, id),
-    };
-    sink.set_ref(&reference.name, before.as_ref(), &index)?;
+    let templates = TemplateIndex::one(template.platform.clone(), id);
+    set_reference(sink, reference, before, &templates)?;
     Ok(id)
 }
 
-/// Names a template in `place`, outside of a push.
+/// Points the reference at stored templates, if it still points where it did; what it has for other platforms
+/// stays.
+pub(crate) fn set_reference(
+    sink: &dyn Sink,
+    reference: &Reference,
+    before: Option<TemplateIndex>,
+    templates: &TemplateIndex,
+) -> anyhow::Result<()> {
+    let mut index = before.clone().unwrap_or_else(|| templates.clone());
+    for IndexEntry { platform, template } in templates.entries() {
+        index = index.with(platform.clone(), *template);
+    }
+    Ok(sink.set_ref(&reference.name, before.as_ref(), &index)?)
+}
+
+/// Names a template, outside of a push.
 pub(crate) fn store_template(
-    place: &Place,
+    host: &Host,
     reference: &Reference,
     template: &Template,
 ) -> anyhow::Result<TemplateId> {
-    let before = get_index(place, reference)?;
-    name_template(&*place.sink()?, reference, before, template)
+    let before = get_index(&*host.catalog, reference)?;
+    name_template(&*host.place.sink()?, reference, before, template)
 }

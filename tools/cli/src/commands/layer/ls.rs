@@ -47,8 +47,8 @@ impl Row for Listed {
 impl Ls {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let place = context.place_of(&[&self.reference])?;
-        let catalog = place.catalog();
-        let id = resolve(&place, &self.reference)?;
+        let catalog = context.catalog(&place);
+        let id = resolve(&*catalog, &self.reference)?;
         let template = Template::decode(&catalog.template(id)?)?;
         let list = |layer: &shale_model::TemplateLayer| {
             let root = LayerRoot::decode(&catalog.layer(layer.id)?)?;

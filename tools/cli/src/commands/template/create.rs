@@ -2,10 +2,10 @@
 
 use clap::{Args, ValueEnum};
 use shale_hostd::{IdKind, MergeNote};
-use shale_model::{Composition, Filesystem, Reference, Template};
+use shale_model::{Composition, Filesystem, Platform, Reference, Template, TemplateLayer};
 
-use crate::commands::push::store_template;
-use crate::context::{Context, Host, resolve};
+use crate::commands::push::{check_platform, store_template};
+use crate::context::{Context, Host, resolve_for};
 use crate::failure::{Exit, Failure};
 use crate::output::{note, parse_bytes, say};
 
@@ -24,6 +24,9 @@ pub(crate) struct Create {
     reference: Reference,
     /// BASE+APP+APP
     composition: Composition,
+    /// What it runs on; base and applications are there for it
+    #[arg(long, value_name = "OS/ARCH", default_value_t)]
+    platform: Platform,
     /// Least memory of a virtual machine
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
@@ -47,14 +50,10 @@ impl Create {
         references.extend(&self.composition.apps);
         let place = context.place_of(&references)?;
         let host = context.host(place)?;
-        let load = |reference: &Reference| {
-            let id = resolve(&host.place, reference)?;
-            anyhow::Ok(host.composer.template(id)?)
-        };
-        let base = load(&self.composition.base)?;
+        let base = load(&host, &self.composition.base, &self.platform)?;
         let mut layers = base.layers.clone();
         for app in &self.composition.apps {
-            layers.extend(load(app)?.own_layers().cloned());
+            layers.extend(layers_of_app(&load(&host, app, &self.platform)?, app)?);
         }
         let mut machine = base.machine.clone();
         machine.memory_bytes = self.memory.unwrap_or(machine.memory_bytes);
@@ -66,6 +65,32 @@ impl Create {
         let template = Template::new(base.platform.clone(), layers, machine);
         compose_and_store(&host, &self.reference, &template, self.conflicts)
     }
+}
+
+/// The template that `reference` means on `platform`, and no other.
+pub(super) fn load(
+    host: &Host,
+    reference: &Reference,
+    platform: &Platform,
+) -> anyhow::Result<Template> {
+    let id = resolve_for(&*host.catalog, reference, platform)?;
+    let template = host.composer.template(id)?;
+    check_platform(reference, &template, platform)?;
+    Ok(template)
+}
+
+/// The layers that `app` puts on a base. One without any would silently be left out.
+pub(super) fn layers_of_app(
+    app: &Template,
+    reference: &Reference,
+) -> anyhow::Result<Vec<TemplateLayer>> {
+    let layers: Vec<_> = app.own_layers().cloned().collect();
+    if layers.is_empty() {
+        let text = format!("`{reference}` has no layer made on another; push it with --base");
+        let hint = "a tree that was pushed without --base is a base itself: `shale push --base BASE TREE NAME`";
+        return Err(Failure::new(Exit::Usage, text).hint(hint).into());
+    }
+    Ok(layers)
 }
 
 /// How a root disk is laid out.
@@ -141,7 +166,7 @@ pub(crate) fn compose_and_store(
         let hint = "--conflicts take-later takes the later layer's version of each";
         return Err(Failure::new(Exit::Conflict, text).hint(hint).into());
     }
-    let id = store_template(&host.place, reference, template)?;
+    let id = store_template(host, reference, template)?;
     host.composer.keep(id, template.clone(), &composed)?;
     Ok(say!("{id}")?)
 }

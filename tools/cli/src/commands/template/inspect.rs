@@ -2,20 +2,24 @@
 
 use clap::Args;
 use serde::Serialize;
-use shale_model::{LayerRoot, Reference, Template, TemplateId};
+use shale_model::{IndexEntry, LayerRoot, Platform, Reference, Template, TemplateId};
 
-use crate::context::{Context, resolve};
+use crate::context::{Context, get_index, resolve_for};
 use crate::output::{Row, bytes, print_one};
 
-/// Show a template: its layers, sizes and machine
+/// Show a template: its layers, sizes and machine, and for which platforms its name has others
 ///
 /// Examples:
 ///   shale template inspect demo/web:1 --format json
+///   shale template inspect demo/web:1 --platform linux/arm64
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Inspect {
     /// The template
     reference: Reference,
+    /// Which of the name's platforms
+    #[arg(long, value_name = "OS/ARCH", default_value_t)]
+    platform: Platform,
 }
 
 /// What there is to say about a template.
@@ -25,6 +29,8 @@ struct Shown {
     entries: u64,
     logical_bytes: u64,
     template: Template,
+    /// What the name has for each platform; empty for a template that is named by its id.
+    platforms: Vec<IndexEntry>,
 }
 
 impl Row for Shown {
@@ -36,22 +42,25 @@ impl Row for Shown {
         "Layers",
         "Memory",
         "Login user",
+        "Platforms of this name",
     ];
 
     fn cells(&self) -> Vec<String> {
         let layers = self.template.layers.iter().map(|layer| layer.id.short());
         let machine = &self.template.machine;
+        let platforms = self
+            .platforms
+            .iter()
+            .map(|entry| entry.platform.to_string());
         vec![
             self.id.to_string(),
-            format!(
-                "{}/{}",
-                self.template.platform.os, self.template.platform.architecture
-            ),
+            self.template.platform.to_string(),
             self.entries.to_string(),
             bytes(self.logical_bytes),
             layers.collect::<Vec<_>>().join(" "),
             bytes(machine.memory_bytes),
             machine.login_user.clone(),
+            platforms.collect::<Vec<_>>().join(" "),
         ]
     }
 }
@@ -59,8 +68,12 @@ impl Row for Shown {
 impl Inspect {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let place = context.place_of(&[&self.reference])?;
-        let id = resolve(&place, &self.reference)?;
-        let catalog = place.catalog();
+        let catalog = context.catalog(&place);
+        let id = resolve_for(&*catalog, &self.reference, &self.platform)?;
+        let index = match self.reference.id {
+            Some(_) => None,
+            None => get_index(&*catalog, &self.reference)?,
+        };
         let template = Template::decode(&catalog.template(id)?)?;
         let (mut entries, mut logical_bytes) = (0, 0);
         for layer in &template.layers {
@@ -73,6 +86,7 @@ impl Inspect {
             entries,
             logical_bytes,
             template,
+            platforms: index.map_or(Vec::new(), |index| index.entries().to_vec()),
         };
         print_one(&shown, context.global.format, context.global.quiet)
     }

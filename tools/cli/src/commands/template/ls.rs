@@ -42,13 +42,15 @@ impl Row for Listed {
 
 impl Ls {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let refs = context.place()?.catalog().list_refs(&self.project)?;
+        let refs = context
+            .catalog(&context.place()?)
+            .list_refs(&self.project)?;
         let rows: Vec<Listed> = refs
             .iter()
             .flat_map(|(name, index)| index.entries().iter().map(move |entry| (name, entry)))
             .map(|(name, entry)| Listed {
                 reference: name.to_string(),
-                platform: format!("{}/{}", entry.platform.os, entry.platform.architecture),
+                platform: entry.platform.to_string(),
                 template: entry.template,
             })
             .collect();

@@ -1,10 +1,10 @@
 //! `shale template rebase`: the same applications on another base.
 
 use clap::Args;
-use shale_model::{Reference, Template};
+use shale_model::{Platform, Reference, Template};
 
-use super::create::{Conflicts, compose_and_store};
-use crate::context::{Context, resolve};
+use super::create::{Conflicts, compose_and_store, layers_of_app, load};
+use crate::context::Context;
 
 /// Put a template's applications on another base
 ///
@@ -24,6 +24,9 @@ pub(crate) struct Rebase {
     /// Name of the new template; by default the old one is replaced
     #[arg(long = "as", value_name = "REF")]
     name: Option<Reference>,
+    /// What it runs on
+    #[arg(long, value_name = "OS/ARCH", default_value_t)]
+    platform: Platform,
     /// What to do where layers changed the same thing differently
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     conflicts: Conflicts,
@@ -35,16 +38,10 @@ impl Rebase {
         references.extend(&self.name);
         let place = context.place_of(&references)?;
         let host = context.host(place)?;
-        let old = host
-            .composer
-            .template(resolve(&host.place, &self.reference)?)?;
-        let base = host.composer.template(resolve(&host.place, &self.onto)?)?;
-        let layers = base
-            .layers
-            .iter()
-            .chain(old.own_layers())
-            .cloned()
-            .collect();
+        let old = load(&host, &self.reference, &self.platform)?;
+        let base = load(&host, &self.onto, &self.platform)?;
+        let mut layers = base.layers.clone();
+        layers.extend(layers_of_app(&old, &self.reference)?);
         let template = Template::new(base.platform.clone(), layers, old.machine.clone());
         let name = self.name.as_ref().unwrap_or(&self.reference);
         compose_and_store(&host, name, &template, self.conflicts)

@@ -1,13 +1,13 @@
 //! `shale template tag`: another name for a template.
 
 use clap::Args;
-use shale_model::{Reference, Template};
+use shale_model::{Reference, Template, TemplateId, TemplateIndex};
 
-use crate::commands::push::store_template;
-use crate::context::{Context, resolve};
+use crate::commands::push::set_reference;
+use crate::context::{Context, get_index, resolve};
 use crate::output::say;
 
-/// Give a template one more name
+/// Give a template one more name, for each platform that it is there for
 ///
 /// Examples:
 ///   shale template tag demo/web:1 demo/web:latest
@@ -23,9 +23,28 @@ pub(crate) struct Tag {
 impl Tag {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let place = context.place_of(&[&self.reference, &self.name])?;
-        let id = resolve(&place, &self.reference)?;
-        let template = Template::decode(&place.catalog().template(id)?)?;
-        store_template(&place, &self.name, &template)?;
-        Ok(say!("{id}")?)
+        let catalog = context.catalog(&place);
+        let named = match self.reference.id {
+            Some(_) => None,
+            None => get_index(&*catalog, &self.reference)?,
+        };
+        let templates = match named {
+            Some(index) => index,
+            None => {
+                let id = resolve(&*catalog, &self.reference)?;
+                let template = Template::decode(&catalog.template(id)?)?;
+                TemplateIndex::one(template.platform, id)
+            }
+        };
+        let before = get_index(&*catalog, &self.name)?;
+        set_reference(&*place.sink()?, &self.name, before, &templates)?;
+        for id in ids(&templates) {
+            say!("{id}")?;
+        }
+        Ok(())
     }
+}
+
+fn ids(index: &TemplateIndex) -> impl Iterator<Item = TemplateId> {
+    index.entries().iter().map(|entry| entry.template)
 }
