@@ -102,6 +102,39 @@ fn a_removed_token_is_refused_soon() {
     }
 }
 
+/// The registry of somebody who has not made a token yet.
+#[test]
+fn the_first_token_closes_an_open_registry_and_its_removal_does_not_open_it() {
+    let files = Arc::new(MemoryFiles::new());
+    let tokens = Arc::new(TokenStore::new(files.clone(), Arc::new(Instant::now)));
+    let other = TokenStore::new(files, Arc::new(Instant::now));
+    let running = Running::with(|settings| settings.admission = Admission::OpenUntilTokens(tokens));
+    let strange = running.send("POST", route::PUSHES, &["origin: http://evil.example"], b"");
+    assert_eq!((strange.status, &*strange.problem()), (403, "denied"));
+    let push = running.open_push();
+    let missing = format!("{push}/missing");
+    let ask = |headers: &[&str]| running.send("POST", &missing, headers, b"");
+    assert_eq!(ask(&[]).status, 200);
+    let (token, info) = other.create("first", Scope::Write, 1).unwrap();
+    let begun = Instant::now();
+    while ask(&[]).status == 200 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it stays open");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(ask(&[]).problem(), "unauthenticated");
+    let token = bearer(token.reveal());
+    assert_eq!(running.get(route::REFS, &[&token]).status, 200);
+    // Who opened it had no name; whoever has one now is somebody else.
+    assert_eq!(ask(&[&token]).problem(), "push_not_found");
+    other.remove(&info.id).unwrap();
+    let begun = Instant::now();
+    while running.get(route::REFS, &[&token]).status == 200 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it is let in");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(running.get(route::REFS, &[]).status, 401);
+}
+
 #[test]
 fn a_push_is_only_its_openers() {
     let (running, tokens) = guarded();
@@ -154,8 +187,14 @@ fn beyond_loopback_tls_and_tokens_are_needed() {
     };
     let no_tls = bind(everywhere, tokens(), Encryption::None);
     assert!(matches!(no_tls, Err(BindError::NeedsTls(_))));
-    let no_tokens = bind(everywhere, Admission::Open, tls());
-    assert!(matches!(no_tokens, Err(BindError::NeedsTokens(_))));
+    let until_tokens = || {
+        let tokens = TokenStore::new(files.clone(), Arc::new(Instant::now));
+        Admission::OpenUntilTokens(Arc::new(tokens))
+    };
+    for admission in [Admission::Open, until_tokens()] {
+        let no_tokens = bind(everywhere, admission, tls());
+        assert!(matches!(no_tokens, Err(BindError::NeedsTokens(_))));
+    }
     let mapped: SocketAddr = "[::ffff:0.0.0.0]:0".parse().unwrap();
     assert!(matches!(
         bind(mapped, Admission::Open, Encryption::None),
