@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shale_files::MemoryFiles;
+use shale_model::{LayerId, TemplateId};
 use shale_registry::{
     Admission, BindError, Certificate, Encryption, Registry, Scope, Settings, TokenStore,
 };
@@ -64,6 +65,41 @@ fn a_token_allows_its_scope() {
         !told.contains("shale_"),
         "a token in what the observer is told"
     );
+}
+
+/// A cache that many share must not give away what needs a token (RFC 9111, 3.5).
+#[test]
+fn what_needs_a_token_is_for_nobodys_shared_cache() {
+    let open = Running::start();
+    let (guarded, tokens) = guarded();
+    let (token, _) = tokens.create("reader", Scope::Read, 1).unwrap();
+    let token = bearer(token.reveal());
+    let cases = [
+        (&open, "x-none: 1", "public"),
+        (&guarded, &token, "private"),
+    ];
+    for (running, token, whose) in cases {
+        let sample = running.hold("demo/cached", 1);
+        let layer = LayerId::of(&sample.root);
+        let template = TemplateId::of(&sample.template);
+        let paths = [
+            (
+                route::pack(sample.packs[0].id),
+                sample.packs[0].id.to_string(),
+            ),
+            (route::layer(layer), layer.to_string()),
+            (route::template(template), template.to_string()),
+        ];
+        let expected = format!("{whose}, max-age=31536000, immutable");
+        for (path, id) in paths {
+            let has_it = format!("if-none-match: \"{id}\"");
+            for (headers, status) in [(vec![token], 200), (vec![token, &has_it], 304)] {
+                let read = running.get(&path, &headers);
+                let caching = read.header("cache-control");
+                assert_eq!((read.status, caching), (status, Some(&*expected)), "{path}");
+            }
+        }
+    }
 }
 
 #[test]
