@@ -221,6 +221,9 @@ fn a_registry_beyond_loopback_wants_tls_and_tokens() -> Result<()> {
         Ok(())
     };
     refused(&[], "give a certificate")?;
+    refused(&["--tls-self-signed"], "make tokens and require them")?;
+    refused(&["--tls-self-signed"], "`shale token create NAME` makes one")?;
+    refused(&["--insecure-no-tls"], "make tokens and require them")?;
     let token = run(home
         .command()
         .args(["token", "create", "ci", "--scope", "write"]))?;
@@ -233,6 +236,36 @@ fn a_registry_beyond_loopback_wants_tls_and_tokens() -> Result<()> {
     let gone = home.command().args(["token", "rm", "ci"]).output()?;
     assert_eq!(gone.status.code(), Some(3));
     Ok(())
+}
+
+#[test]
+fn the_first_token_closes_a_running_registry() -> Result<()> {
+    let (home, author) = (Shale::new()?, Shale::new()?);
+    let registry = Registry::start(&home, 0)?;
+    let source = author.home().join("tree");
+    fs::create_dir(&source)?;
+    let push = |token: Option<&Path>| -> Result<Option<i32>> {
+        let mut command = author.command();
+        if let Some(token) = token {
+            command.arg("--token-file").arg(token);
+        }
+        command.arg("push").arg(&source);
+        let output = command.arg(registry.name("test/tree")).output()?;
+        Ok(output.status.code())
+    };
+    assert_eq!(push(None)?, Some(0));
+    let token = author.home().join("token");
+    let create = ["token", "create", "ci", "--scope", "write"];
+    fs::write(&token, run(home.command().args(create))?)?;
+    // What the help promises.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(push(None)?, Some(4), "who has no token may not push");
+    assert_eq!(push(Some(&token))?, Some(0));
+    run(home.command().args(["token", "rm", "ci"]))?;
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(push(Some(&token))?, Some(4), "the token is gone");
+    assert_eq!(push(None)?, Some(4), "it opens again");
+    registry.server.terminate()
 }
 
 #[test]

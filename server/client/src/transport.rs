@@ -259,14 +259,12 @@ impl NoAnswer {
         let action = format!("{action} at {address}");
         match self.why {
             Why::Problem(problem) => problem.into_seam(&action),
-            Why::Foreign(problem) => {
-                let mut error = problem.into_seam(&action);
-                // Somebody else's word that a thing does not exist is none.
-                if error.trouble == Trouble::NotFound {
-                    error.trouble = Trouble::Failed;
-                }
-                error
-            }
+            // What somebody else refuses or does not find says nothing of the registry, but that it was not
+            // reached: whoever reads goes on waiting.
+            Why::Foreign(problem) => SeamError {
+                trouble: Trouble::Unavailable,
+                ..problem.into_seam(&action)
+            },
             Why::Wrong(error) => SeamError {
                 action: format!("{action}: {}", error.action),
                 ..error

@@ -31,16 +31,12 @@ pub(crate) async fn admit(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Failure> {
-    let caller = match &shared.settings.admission {
-        Admission::Open => {
-            check_no_strange_page(request.headers(), HostNames::OfThisMachine)?;
+    let caller = match door(&shared).await? {
+        Door::Open(names) => {
+            check_no_strange_page(request.headers(), names)?;
             Caller::Anyone
         }
-        Admission::InsecureNoAuth => {
-            check_no_strange_page(request.headers(), HostNames::Any)?;
-            Caller::Anyone
-        }
-        Admission::Tokens(tokens) => {
+        Door::Locked(tokens) => {
             let info = authenticate(&shared, tokens, request.headers()).await?;
             let needed = needed_scope(request.method(), matched.as_str());
             if info.scope < needed {
@@ -52,6 +48,34 @@ pub(crate) async fn admit(
     };
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
+}
+
+/// Whether a token is needed now.
+enum Door<'a> {
+    /// Not, if the registry is called by one of these names.
+    Open(HostNames),
+    /// One of these.
+    Locked(&'a Arc<TokenStore>),
+}
+
+async fn door(shared: &Shared) -> Result<Door<'_>, Failure> {
+    Ok(match &shared.settings.admission {
+        Admission::Open => Door::Open(HostNames::OfThisMachine),
+        Admission::InsecureNoAuth => Door::Open(HostNames::Any),
+        Admission::Tokens(tokens) => Door::Locked(tokens),
+        Admission::OpenUntilTokens(tokens) => match any_token(shared, tokens).await? {
+            true => Door::Locked(tokens),
+            false => Door::Open(HostNames::OfThisMachine),
+        },
+    })
+}
+
+async fn any_token(shared: &Shared, tokens: &Arc<TokenStore>) -> Result<bool, Failure> {
+    if let Some(any) = tokens.recall_any() {
+        return Ok(any);
+    }
+    let tokens = Arc::clone(tokens);
+    shared.work.run(move || tokens.look_for_any()).await
 }
 
 /// Reading is what changes nothing: `GET`, `HEAD`, and the question where chunks lie, whose ids are

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use crate::failure::Failure;
 use crate::limits::ConnectionLimits;
+use crate::shared::Shared;
+use crate::work::{BodyKind, WorkPlace};
 
 /// Time for which the rest of a refused body is read.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -33,13 +35,7 @@ impl BoundedBody {
         max: u64,
         (time, limits): (Duration, &ConnectionLimits),
     ) -> Result<Self, Failure> {
-        let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
-        if announced
-            .and_then(|v| v.parse().ok())
-            .is_some_and(|len: u64| len > max)
-        {
-            return Err(too_large(max));
-        }
+        check_announced(headers, max)?;
         Ok(Self {
             body,
             left: max,
@@ -75,19 +71,45 @@ impl BoundedBody {
     }
 }
 
-/// All of a body of at most `max` bytes.
+/// A body in memory. What works with it keeps it until it is done, so that its room stays taken as long.
+pub(crate) struct HeldBody {
+    bytes: Vec<u8>,
+    _room: WorkPlace,
+}
+
+impl std::ops::Deref for HeldBody {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// All of a body of at most `max` bytes, for which there is room before its first byte is read.
 pub(crate) async fn read_body(
+    shared: &Shared,
     headers: &HeaderMap,
     body: Body,
-    max: usize,
-    limits: &ConnectionLimits,
-) -> Result<Vec<u8>, Failure> {
-    let mut body = BoundedBody::new(headers, body, max as u64, (limits.body_time, limits))?;
-    let mut bytes = Vec::new();
+    (kind, max): (BodyKind, usize),
+) -> Result<HeldBody, Failure> {
+    let len = check_announced(headers, max as u64)?.map_or(max, |len| len as usize);
+    let room = shared.work.body(kind, len).await?;
+    let limits = &shared.settings.limits.connection;
+    let mut body = BoundedBody::new(headers, body, len as u64, (limits.body_time, limits))?;
+    let mut bytes = Vec::with_capacity(len);
     while let Some(piece) = body.next().await? {
         bytes.extend_from_slice(&piece);
     }
-    Ok(bytes)
+    Ok(HeldBody { bytes, _room: room })
+}
+
+/// The length that the head of a request gives for its body, at most `max`.
+fn check_announced(headers: &HeaderMap, max: u64) -> Result<Option<u64>, Failure> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+    match announced.and_then(|v| v.parse().ok()) {
+        Some(len) if len > max => Err(too_large(max)),
+        announced => Ok(announced),
+    }
 }
 
 fn too_large(max: u64) -> Failure {

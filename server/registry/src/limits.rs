@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use shale_wire::limits::{MAX_LAYER_BODY_BYTES, MAX_PACK_BODY_BYTES};
+
 /// Connections open at once. A host keeps some tens; each costs at most the buffers below.
 pub const MAX_CONNECTIONS: usize = 1024;
 
@@ -28,14 +30,29 @@ pub const PACK_TIME: Duration = Duration::from_secs(3600);
 /// Time in which a client takes no byte of an answer.
 pub const WRITE_STALL_TIME: Duration = Duration::from_secs(60);
 
-/// Packs received at once. Each holds a thread, as it is hashed while it comes, and is then
-/// decompressed as a whole; more only wait for processors and disk.
+/// Packs received at once. Each holds a thread, as it is hashed while it comes; more only wait for network and
+/// disk.
 pub const MAX_UPLOADS: usize = 16;
+
+/// Packs verified at once, after all of each has come. The largest has a footer of 200 MiB, and what it says takes
+/// as much memory again; with two, a small pack need not wait for a large one.
+pub const MAX_VERIFYING: usize = 2;
+
+/// Bytes of layer roots held at once: four of the largest. A pusher sends one at its end, and waits.
+pub const MAX_LAYER_BODIES_BYTES: usize = 4 * MAX_LAYER_BODY_BYTES;
+
+/// Bytes held at once of other bodies: ids that are asked for, templates and references. A hundred of the
+/// largest questions for ids; the usual ones are a tenth of that.
+pub const MAX_SMALL_BODIES_BYTES: usize = 32 * 1024 * 1024;
+
+/// Listings made at once: for a page, all references of the project are read into memory.
+pub const MAX_LISTINGS: usize = 2;
 
 /// Other blocking work of the repository at once: what a disk's queue can use.
 pub const MAX_WORK: usize = 64;
 
-/// Time for which a request waits for its turn at the two above before it is told to come back.
+/// Time for which a request waits for its turn at any of the above before it is told to come back; only a pack
+/// that has come waits for its verification as long as it takes, because it would have to come again.
 pub const WORK_WAIT: Duration = Duration::from_secs(20);
 
 /// Pushes open at once.
@@ -61,6 +78,8 @@ pub struct Limits {
     pub connection: ConnectionLimits,
     /// Of what is done for them.
     pub work: WorkLimits,
+    /// Of what is held in memory for them.
+    pub memory: MemoryLimits,
 }
 
 /// Limits of connections.
@@ -76,6 +95,8 @@ pub struct ConnectionLimits {
     pub body_time: Duration,
     /// [`PACK_TIME`].
     pub pack_time: Duration,
+    /// [`MAX_PACK_BODY_BYTES`].
+    pub pack_bytes: u64,
     /// [`WRITE_STALL_TIME`].
     pub write_stall_time: Duration,
 }
@@ -88,6 +109,7 @@ impl Default for ConnectionLimits {
             body_idle_time: BODY_IDLE_TIME,
             body_time: BODY_TIME,
             pack_time: PACK_TIME,
+            pack_bytes: MAX_PACK_BODY_BYTES,
             write_stall_time: WRITE_STALL_TIME,
         }
     }
@@ -116,6 +138,30 @@ impl Default for WorkLimits {
             wait: WORK_WAIT,
             pushes: MAX_PUSHES,
             push_idle_time: PUSH_IDLE_TIME,
+        }
+    }
+}
+
+/// Limits of memory.
+#[derive(Debug, Clone)]
+pub struct MemoryLimits {
+    /// [`MAX_VERIFYING`].
+    pub verifying: usize,
+    /// [`MAX_LAYER_BODIES_BYTES`].
+    pub layer_bodies_bytes: usize,
+    /// [`MAX_SMALL_BODIES_BYTES`].
+    pub small_bodies_bytes: usize,
+    /// [`MAX_LISTINGS`].
+    pub listings: usize,
+}
+
+impl Default for MemoryLimits {
+    fn default() -> Self {
+        Self {
+            verifying: MAX_VERIFYING,
+            layer_bodies_bytes: MAX_LAYER_BODIES_BYTES,
+            small_bodies_bytes: MAX_SMALL_BODIES_BYTES,
+            listings: MAX_LISTINGS,
         }
     }
 }

@@ -87,8 +87,8 @@ fn check_exposure(
     if matches!(encryption, Encryption::None) {
         return Err(BindError::NeedsTls(address));
     }
-    if matches!(admission, Admission::Open) {
-        return Err(BindError::NeedsTokens(address));
+    match admission {
+        Admission::Open | Admission::OpenUntilTokens(_) => Err(BindError::NeedsTokens(address)),
+        Admission::InsecureNoAuth | Admission::Tokens(_) => Ok(()),
     }
-    Ok(())
 }

@@ -14,6 +14,9 @@ pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 pub enum Admission {
     /// Anybody who reaches it. Only on loopback addresses.
     Open,
+    /// The same until there is a token, then those who hold one. It does not open again while it runs, so that
+    /// replacing the last token lets nobody in meanwhile.
+    OpenUntilTokens(Arc<TokenStore>),
     /// Anybody who reaches it, on any address: the operator said so in words.
     InsecureNoAuth,
     /// Those who hold a token.

@@ -29,11 +29,11 @@ impl Shared {
         repository: Arc<Repository>,
         settings: Settings,
     ) -> Result<Self, NoRandomness> {
-        let work = settings.limits.work.clone();
+        let (clock, limits) = (Arc::clone(&settings.clock), settings.limits.clone());
         Ok(Self {
             repository,
-            pushes: Arc::new(Pushes::new(Arc::clone(&settings.clock), work.clone())),
-            work: Work::new(&work),
+            work: Work::new(&limits),
+            pushes: Arc::new(Pushes::new(clock, limits.work)),
             metrics: Metrics::new(),
             request_ids: RequestIds::new()?,
             settings,

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -151,6 +151,8 @@ pub struct TokenStore {
 struct Cache {
     tokens: Vec<TokenInfo>,
     read: Option<Instant>,
+    /// Whether there was a token at any reading.
+    any_yet: bool,
 }
 
 impl TokenStore {
@@ -240,16 +242,35 @@ impl TokenStore {
 
     /// Reads the file, and says what it knows of a token. Blocks.
     pub(crate) fn look_up(&self, token: &str) -> Result<Option<TokenInfo>, TokenError> {
+        let hash = hash(token);
+        let cache = self.read()?;
+        Ok(cache.tokens.iter().find(|info| info.hash == hash).cloned())
+    }
+
+    /// Whether there is or was a token, from memory; [`None`] if the file must be read first.
+    pub(crate) fn recall_any(&self) -> Option<bool> {
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        if cache.any_yet {
+            return Some(true);
+        }
+        let age = (self.clock)().saturating_duration_since(cache.read?);
+        (age < UNKNOWN_FOR).then_some(false)
+    }
+
+    /// Reads the file, and says whether there is or was a token. Blocks.
+    pub(crate) fn look_for_any(&self) -> Result<bool, TokenError> {
+        Ok(self.read()?.any_yet)
+    }
+
+    /// Reads the file into memory.
+    fn read(&self) -> Result<RwLockWriteGuard<'_, Cache>, TokenError> {
         let read = (self.clock)();
         let tokens = self.list()?;
-        let hash = hash(token);
-        let found = tokens.iter().find(|info| info.hash == hash).cloned();
         let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
-        *cache = Cache {
-            tokens,
-            read: Some(read),
-        };
-        Ok(found)
+        cache.any_yet |= !tokens.is_empty();
+        cache.tokens = tokens;
+        cache.read = Some(read);
+        Ok(cache)
     }
 
     fn change<T>(
@@ -340,6 +361,48 @@ mod tests {
         file.set_size(10).unwrap();
         assert!(matches!(tokens.list(), Err(TokenError::Format(Some(_)))));
         assert!(matches!(tokens.look_up("x"), Err(TokenError::Format(_))));
+    }
+
+    #[test]
+    fn that_there_was_a_token_is_not_forgotten() {
+        let files = MemoryFiles::new();
+        let (one, two) = (store(&files), store(&files));
+        assert_eq!(two.recall_any(), None);
+        assert!(!two.look_for_any().unwrap());
+        assert_eq!(two.recall_any(), Some(false));
+        let (_, info) = one.create("laptop", Scope::Read, 7).unwrap();
+        assert!(two.look_for_any().unwrap());
+        one.remove(&info.id).unwrap();
+        assert!(two.look_for_any().unwrap());
+        assert_eq!(two.recall_any(), Some(true));
+        assert!(!store(&files).look_for_any().unwrap());
+    }
+
+    #[test]
+    fn as_many_tokens_as_there_may_be_fit_into_the_file() {
+        let files = MemoryFiles::new();
+        let tokens = store(&files);
+        // Quotes take two bytes each in JSON: no name makes a longer file.
+        let longest = |n: usize| format!("{n:05}{}", "\"".repeat(MAX_TOKEN_NAME_BYTES - 5));
+        let info = |n: usize| TokenInfo {
+            id: format!("{n:08x}"),
+            name: longest(n),
+            scope: Scope::Write,
+            created: u64::MAX,
+            hash: hash(&longest(n)),
+        };
+        tokens
+            .change(|kept| {
+                kept.extend((1..MAX_TOKENS).map(info));
+                Ok(())
+            })
+            .unwrap();
+        let (token, _) = tokens.create(&longest(0), Scope::Write, u64::MAX).unwrap();
+        assert!(tokens.look_up(token.reveal()).unwrap().is_some());
+        assert!(matches!(
+            tokens.create("more", Scope::Read, 7),
+            Err(TokenError::Full)
+        ));
     }
 
     #[test]

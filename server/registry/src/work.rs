@@ -7,22 +7,44 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::failure::Failure;
-use crate::limits::WorkLimits;
+use crate::limits::Limits;
 
-/// Places for work.
+/// Places for work, and for what is held in memory meanwhile.
 #[derive(Clone)]
 pub(crate) struct Work {
     short: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
+    verifying: Arc<Semaphore>,
+    listings: Arc<Semaphore>,
+    layer_bytes: Arc<Semaphore>,
+    small_bytes: Arc<Semaphore>,
     wait: std::time::Duration,
 }
 
+/// A place for work or memory, until it is dropped.
+pub(crate) type WorkPlace = OwnedSemaphorePermit;
+
+/// What a body that is read into memory has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyKind {
+    /// A layer root: of their own kind, so that large ones that come slowly hold up no reader.
+    Layer,
+    /// Ids, a template, or what a reference points at.
+    Small,
+}
+
 impl Work {
-    pub(crate) fn new(limits: &WorkLimits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        let (work, memory) = (&limits.work, &limits.memory);
         Self {
-            short: Arc::new(Semaphore::new(limits.work)),
-            uploads: Arc::new(Semaphore::new(limits.uploads)),
-            wait: limits.wait,
+            short: places(work.work),
+            uploads: places(work.uploads),
+            verifying: places(memory.verifying),
+            listings: places(memory.listings),
+            layer_bytes: places(memory.layer_bodies_bytes),
+            small_bytes: places(memory.small_bodies_bytes),
+            wait: work.wait,
         }
     }
 
@@ -35,7 +57,7 @@ impl Work {
         T: Send + 'static,
         E: Into<Failure> + Send + 'static,
     {
-        let place = self.place(&self.short).await?;
+        let place = self.place(&self.short, 1).await?;
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;
             work()
@@ -52,21 +74,46 @@ impl Work {
         T: Send + 'static,
         E: Into<Failure> + Send + 'static,
     {
-        let place = self.place(&self.uploads).await?;
+        let place = self.place(&self.uploads, 1).await?;
         Ok(Receiving(tokio::task::spawn_blocking(move || {
             let _place = place;
             work()
         })))
     }
 
-    async fn place(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
-        let place = tokio::time::timeout(self.wait, Arc::clone(places).acquire_owned());
-        match place.await {
+    /// A place to verify a pack, however long that takes to be free.
+    pub(crate) async fn verifying(&self) -> Result<WorkPlace, Failure> {
+        let place = Arc::clone(&self.verifying).acquire_owned().await;
+        place.map_err(|_| busy())
+    }
+
+    /// A place to hold a listing in memory.
+    pub(crate) async fn listing(&self) -> Result<WorkPlace, Failure> {
+        self.place(&self.listings, 1).await
+    }
+
+    /// Room for `len` bytes of a body.
+    pub(crate) async fn body(&self, kind: BodyKind, len: usize) -> Result<WorkPlace, Failure> {
+        let room = match kind {
+            BodyKind::Layer => &self.layer_bytes,
+            BodyKind::Small => &self.small_bytes,
+        };
+        self.place(room, u32::try_from(len).unwrap_or(u32::MAX))
+            .await
+    }
+
+    async fn place(&self, places: &Arc<Semaphore>, count: u32) -> Result<WorkPlace, Failure> {
+        let place = Arc::clone(places).acquire_many_owned(count);
+        match tokio::time::timeout(self.wait, place).await {
             Ok(Ok(place)) => Ok(place),
             // Nobody closes the semaphores.
-            _ => Err(Failure::new(Code::Unavailable, "the registry is busy")),
+            _ => Err(busy()),
         }
     }
+}
+
+fn busy() -> Failure {
+    Failure::new(Code::Unavailable, "the registry is busy")
 }
 
 /// A pack being received.

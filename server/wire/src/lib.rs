@@ -43,6 +43,10 @@ pub const BINARY_MEDIA_TYPE: &str = "application/octet-stream";
 /// Header with the request's id, in every answer, to be quoted in reports and found in logs.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
-/// `Cache-Control` of what is named by its content: any cache may keep it for a year, the longest
-/// that caches honour, and need not ask again (I10).
+/// `Cache-Control` of what is named by its content and is everybody's: any cache may keep it for a year, the
+/// longest that caches honour, and need not ask again (I10).
 pub const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+
+/// The same for what was read with a token. A cache that many share would give it to those who have none; that
+/// of one reader may keep it (RFC 9111, 3.5 and 5.2.2.7).
+pub const IMMUTABLE_PRIVATE: &str = "private, max-age=31536000, immutable";

@@ -192,7 +192,9 @@ impl Problem {
 
     /// An answer of somebody else, a proxy or another program, that has only its status to tell.
     pub fn of_status(status: u16) -> Self {
-        let detail = format!("the answer is {status}, and not a Shale registry's");
+        let detail = format!(
+            "the answer is {status}, and a proxy or another program sent it, not a registry"
+        );
         Self::new(Code::of_status(status), detail)
     }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use shale_client::RemoteRegistry;
 use shale_model::{Catalog, ChunkId, Fetch, LayerId, PackId, SeamResult, TemplateId, Trouble};
+use shale_wire::{Code, Problem};
 use tokio::runtime::Runtime;
 
 use crate::harness::{Liar, Lie, SHORT, answer, client};
@@ -40,6 +41,12 @@ fn read(runtime: &Runtime, remote: &RemoteRegistry) -> SeamResult<Vec<u8>> {
 /// A whole answer of this status and these headers.
 fn say(head: &str, body: &[u8]) -> Lie {
     Lie::Say(answer(&format!("HTTP/1.1 {head}"), body))
+}
+
+/// An error answer as a registry sends it.
+fn ours(code: Code) -> Lie {
+    let problem = Problem::new(code, "no");
+    say(&format!("{} No", problem.status), &problem.encode())
 }
 
 /// An answer to the reading of ten bytes from 5.
@@ -137,7 +144,40 @@ fn answers() -> Vec<(&'static str, Lie, Option<Trouble>, bool)> {
             !again,
         ),
         ("404", say("404 No", NOT_FOUND), Some(NotFound), !again),
-        ("401", say("401 No", b""), Some(Denied), !again),
+        (
+            "400 of a proxy",
+            say("400 No", b""),
+            Some(Unavailable),
+            !again,
+        ),
+        (
+            "401 of a proxy",
+            say("401 No", b""),
+            Some(Unavailable),
+            !again,
+        ),
+        (
+            "403 of a proxy",
+            say("403 No", b"{}"),
+            Some(Unavailable),
+            !again,
+        ),
+        ("407", say("407 No", b"<html>"), Some(Unavailable), !again),
+        (
+            "410 of a proxy",
+            say("410 No", b""),
+            Some(Unavailable),
+            !again,
+        ),
+        (
+            "507 of a proxy",
+            say("507 No", b""),
+            Some(Unavailable),
+            !again,
+        ),
+        ("401", ours(Code::Unauthenticated), Some(Denied), !again),
+        ("403", ours(Code::Denied), Some(Denied), !again),
+        ("400", ours(Code::Invalid), Some(Invalid), !again),
         ("a redirect", say(moved, b""), Some(Unavailable), !again),
     ]
 }
@@ -155,6 +195,24 @@ fn reading_a_range() {
             });
         }
     });
+}
+
+#[test]
+fn what_a_proxy_says_of_a_push_or_a_name_is_told_and_not_believed() {
+    let runtime = Runtime::new().unwrap();
+    for status in ["403 No", "404 No", "409 No", "412 No", "413 No"] {
+        let body = answer(&format!("HTTP/1.1 {status}"), b"<html>");
+        let liar = Liar::start(&runtime, move |_| Lie::Say(body.clone()));
+        let remote = client(&runtime, liar.address, SHORT);
+        let opened = remote.push(std::path::Path::new("/")).map(drop);
+        let read = remote.get_ref(&"demo/x".parse().unwrap()).map(drop);
+        for asked in [opened, read] {
+            let error = asked.unwrap_err();
+            assert_eq!(error.trouble, Trouble::Unavailable, "{status}");
+            let told = format!("the answer is {}", &status[..3]);
+            assert!(error.action.contains(&told), "{}", error.action);
+        }
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::body::read_body;
 use crate::failure::{Failure, chain};
 use crate::handlers::Problems;
 use crate::shared::Shared;
+use crate::work::BodyKind;
 
 /// Says where at most 10,000 chunks lie: 32 bytes each in, a table of packs and places out.
 #[utoipa::path(post, path = route::LOCATE, tag = "read",
@@ -29,12 +30,13 @@ pub(crate) async fn locate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<impl IntoResponse, Failure> {
-    let limits = &shared.settings.limits.connection;
-    let body = read_body(&headers, body, MAX_IDS_BODY_BYTES, limits).await?;
+    let most = (BodyKind::Small, MAX_IDS_BODY_BYTES);
+    let body = read_body(&shared, &headers, body, most).await?;
     let ids = decode_ids(&body).map_err(|e| Failure::new(Code::Invalid, chain(&e)))?;
     let (repository, runtime) = (Arc::clone(&shared.repository), Handle::current());
     // The repository's futures block, so they are polled where that is allowed.
     let work = move || -> SeamResult<_> {
+        let _held = body;
         let locations = runtime.block_on(repository.locate(&ids))?;
         Ok(encode_locations(&locations))
     };

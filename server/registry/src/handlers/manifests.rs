@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use shale_model::{Catalog, LayerId, TemplateId};
-use shale_wire::{BINARY_MEDIA_TYPE, IMMUTABLE, route};
+use shale_wire::{BINARY_MEDIA_TYPE, route};
 
+use crate::access::Caller;
 use crate::conditions::client_has;
 use crate::failure::Failure;
-use crate::handlers::{Problems, header, parse};
+use crate::handlers::{Problems, caching, header, parse};
 use crate::shared::Shared;
 
 /// Reads a layer root.
@@ -24,13 +26,14 @@ use crate::shared::Shared;
         Problems))]
 pub(crate) async fn get_layer(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     Path(layer): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let id: LayerId = parse(&layer)?;
     let repository = Arc::clone(&shared.repository);
     let root = shared.work.run(move || repository.layer(id)).await?;
-    immutable(&headers, &layer, BINARY_MEDIA_TYPE, root)
+    immutable(&headers, &caller, &layer, BINARY_MEDIA_TYPE, root)
 }
 
 /// Reads a template.
@@ -42,24 +45,26 @@ pub(crate) async fn get_layer(
         Problems))]
 pub(crate) async fn get_template(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     Path(template): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let id: TemplateId = parse(&template)?;
     let repository = Arc::clone(&shared.repository);
     let json = shared.work.run(move || repository.template(id)).await?;
-    immutable(&headers, &template, "application/json", json)
+    immutable(&headers, &caller, &template, "application/json", json)
 }
 
 /// The answer for what is named by its content.
 fn immutable(
     headers: &HeaderMap,
+    caller: &Caller,
     id: &str,
     media_type: &'static str,
     bytes: Vec<u8>,
 ) -> Result<Response, Failure> {
     let etag = format!("\"{id}\"");
-    let named = [(ETAG, header(&etag)?), (CACHE_CONTROL, header(IMMUTABLE)?)];
+    let named = [(ETAG, header(&etag)?), (CACHE_CONTROL, caching(caller))];
     if client_has(headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, named).into_response());
     }

@@ -10,11 +10,12 @@ pub(crate) mod service;
 use std::str::FromStr;
 
 use axum::http::HeaderValue;
-use shale_wire::{Code, PROBLEM_MEDIA_TYPE, Problem};
+use shale_wire::{Code, IMMUTABLE, IMMUTABLE_PRIVATE, PROBLEM_MEDIA_TYPE, Problem};
 use utoipa::openapi::response::{ResponseBuilder, ResponsesBuilder};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response};
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::access::Caller;
 use crate::failure::Failure;
 
 /// A part of a path as the name that it must be.
@@ -30,6 +31,14 @@ where
 fn header(text: &str) -> Result<HeaderValue, Failure> {
     let impossible = |error| Failure::internal(format!("header `{text}`: {error}"));
     HeaderValue::from_str(text).map_err(impossible)
+}
+
+/// `Cache-Control` of what never changes, when `caller` reads it.
+fn caching(caller: &Caller) -> HeaderValue {
+    HeaderValue::from_static(match caller {
+        Caller::Anyone => IMMUTABLE,
+        Caller::Token(_) => IMMUTABLE_PRIVATE,
+    })
 }
 
 /// In the OpenAPI document: any error answer.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::header::{
@@ -14,11 +15,12 @@ use futures_util::stream;
 use shale_files::File;
 use shale_model::{PackId, SeamError, SeamResult, Trouble};
 use shale_repo::Repository;
-use shale_wire::{BINARY_MEDIA_TYPE, Code, IMMUTABLE, route};
+use shale_wire::{BINARY_MEDIA_TYPE, Code, route};
 
+use crate::access::Caller;
 use crate::conditions::{Part, part};
 use crate::failure::Failure;
-use crate::handlers::{Problems, header, parse};
+use crate::handlers::{Problems, caching, header, parse};
 use crate::limits::READ_BYTES;
 use crate::shared::Shared;
 
@@ -36,6 +38,7 @@ use crate::shared::Shared;
         Problems))]
 pub(crate) async fn get_pack(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     method: Method,
     Path(pack): Path<String>,
     mut headers: HeaderMap,
@@ -51,7 +54,7 @@ pub(crate) async fn get_pack(
     let opened = shared.work.run(open).await?;
     let named = [
         (ETAG, header(&etag)?),
-        (CACHE_CONTROL, header(IMMUTABLE)?),
+        (CACHE_CONTROL, caching(&caller)),
         (ACCEPT_RANGES, header("bytes")?),
     ];
     let size = opened.size;

@@ -10,9 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use shale_model::{LayerId, PackId, SeamError, Sink, TemplateId};
-use shale_wire::limits::{
-    MAX_IDS_BODY_BYTES, MAX_LAYER_BODY_BYTES, MAX_PACK_BODY_BYTES, MAX_TEMPLATE_BODY_BYTES,
-};
+use shale_wire::limits::{MAX_IDS_BODY_BYTES, MAX_LAYER_BODY_BYTES, MAX_TEMPLATE_BODY_BYTES};
 use shale_wire::{BINARY_MEDIA_TYPE, Code, PushId, PushOpened, decode_ids, encode_missing, route};
 use tokio::sync::mpsc;
 
@@ -24,6 +22,7 @@ use crate::limits::UPLOAD_PIECES;
 use crate::pushes::PushInUse;
 use crate::random::random;
 use crate::shared::Shared;
+use crate::work::{BodyKind, WorkPlace};
 
 /// Opens a push. Chunks that are answered as present are kept for it until it ends.
 #[utoipa::path(post, path = route::PUSHES, tag = "push",
@@ -71,10 +70,14 @@ pub(crate) async fn missing(
     body: Body,
 ) -> Result<impl IntoResponse, Failure> {
     let push = shared.pushes.get(&push, &caller)?;
-    let limits = &shared.settings.limits.connection;
-    let body = read_body(&headers, body, MAX_IDS_BODY_BYTES, limits).await?;
+    let most = (BodyKind::Small, MAX_IDS_BODY_BYTES);
+    let body = read_body(&shared, &headers, body, most).await?;
     let ids = decode_ids(&body).map_err(|e| Failure::new(Code::Invalid, chain(&e)))?;
-    let missing = shared.work.run(move || push.missing(&ids)).await?;
+    let work = move || {
+        let _held = body;
+        push.missing(&ids)
+    };
+    let missing = shared.work.run(work).await?;
     Ok((
         [(CONTENT_TYPE, BINARY_MEDIA_TYPE)],
         encode_missing(&missing),
@@ -99,7 +102,7 @@ pub(crate) async fn put_pack(
     let pack: PackId = parse(&pack)?;
     let limits = &shared.settings.limits.connection;
     let time = (limits.pack_time, limits);
-    let mut body = BoundedBody::new(&headers, body, MAX_PACK_BODY_BYTES, time)?;
+    let mut body = BoundedBody::new(&headers, body, limits.pack_bytes, time)?;
     let done = match shared.pushes.get(&push, &caller) {
         Ok(push) => receive(&shared, push, pack, &mut body).await,
         Err(failure) => Err(failure),
@@ -116,8 +119,8 @@ pub(crate) async fn put_pack(
 /// What the thread that writes a pack is sent.
 enum Piece {
     Bytes(Bytes),
-    /// All has come. If the sender goes without it, the upload was cut off.
-    End,
+    /// All has come, and there is a place to verify it. If the sender goes without it, the upload was cut off.
+    End(WorkPlace),
 }
 
 async fn receive(
@@ -138,8 +141,11 @@ async fn receive(
             break;
         }
     }
-    // If nobody receives it, the thread says why.
-    let _ = sender.send(Piece::End).await;
+    if !sender.is_closed() {
+        let place = shared.work.verifying().await?;
+        // If nobody receives it, the thread says why.
+        let _ = sender.send(Piece::End(place)).await;
+    }
     receiving.end().await
 }
 
@@ -152,7 +158,7 @@ fn write_pack(
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             Piece::Bytes(bytes) => receiver.write(&bytes)?,
-            Piece::End => return receiver.finish(pack).map(drop),
+            Piece::End(_place) => return receiver.finish(pack).map(drop),
         }
     }
     // Cut off: nobody waits for an answer, and dropping the receiver leaves nothing behind.
@@ -175,8 +181,8 @@ pub(crate) async fn put_layer(
 ) -> Result<StatusCode, Failure> {
     let push = shared.pushes.get(&push, &caller)?;
     let layer: LayerId = parse(&layer)?;
-    let limits = &shared.settings.limits.connection;
-    let root = read_body(&headers, body, MAX_LAYER_BODY_BYTES, limits).await?;
+    let most = (BodyKind::Layer, MAX_LAYER_BODY_BYTES);
+    let root = read_body(&shared, &headers, body, most).await?;
     if LayerId::of(&root) != layer {
         return Err(other_bytes(format!("layer {layer}")));
     }
@@ -200,8 +206,8 @@ pub(crate) async fn put_template(
 ) -> Result<StatusCode, Failure> {
     let push = shared.pushes.get(&push, &caller)?;
     let template: TemplateId = parse(&template)?;
-    let limits = &shared.settings.limits.connection;
-    let json = read_body(&headers, body, MAX_TEMPLATE_BODY_BYTES, limits).await?;
+    let most = (BodyKind::Small, MAX_TEMPLATE_BODY_BYTES);
+    let json = read_body(&shared, &headers, body, most).await?;
     if TemplateId::of(&json) != template {
         return Err(other_bytes(format!("template {template}")));
     }

@@ -10,7 +10,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use shale_model::{Catalog, RefName, SeamError, Sink, TemplateIndex};
+use shale_model::{Catalog, RefName, SeamError, SeamResult, Sink, TemplateIndex};
 use shale_wire::limits::{DEFAULT_REF_PAGE, MAX_REF_PAGE, MAX_TEMPLATE_BODY_BYTES, REF_PAGE_BYTES};
 use shale_wire::{Code, RefEntry, RefPage, RefQuery, ref_etag, route};
 
@@ -19,6 +19,7 @@ use crate::conditions::client_has;
 use crate::failure::{Failure, chain};
 use crate::handlers::{Problems, header, parse};
 use crate::shared::Shared;
+use crate::work::BodyKind;
 
 /// Lists references in order of name, a page at a time.
 #[utoipa::path(get, path = route::REFS, tag = "refs", params(RefQuery),
@@ -34,12 +35,13 @@ pub(crate) async fn list_refs(
         let detail = format!("a page has 1 to {MAX_REF_PAGE} references");
         return Err(Failure::new(Code::Invalid, detail));
     }
+    let place = shared.work.listing().await?;
     let (repository, project) = (Arc::clone(&shared.repository), query.project);
-    let refs = shared
-        .work
-        .run(move || repository.list_refs(&project))
-        .await?;
-    Ok(Json(page(refs, after, limit)))
+    let work = move || -> SeamResult<_> {
+        let _place = place;
+        Ok(page(repository.list_refs(&project)?, after, limit))
+    };
+    shared.work.run(work).await.map(Json)
 }
 
 fn page(refs: Vec<(RefName, TemplateIndex)>, after: Option<RefName>, limit: usize) -> RefPage {
@@ -117,13 +119,14 @@ pub(crate) async fn put_ref(
 ) -> Result<impl IntoResponse, Failure> {
     let name = ref_name(&path)?;
     let condition = Condition::of(&headers)?;
-    let limits = &shared.settings.limits.connection;
-    let json = read_body(&headers, body, MAX_TEMPLATE_BODY_BYTES, limits).await?;
+    let most = (BodyKind::Small, MAX_TEMPLATE_BODY_BYTES);
+    let json = read_body(&shared, &headers, body, most).await?;
     let new = TemplateIndex::decode(&json);
     let new = new.map_err(|e| Failure::new(Code::Invalid, chain(&e)))?;
     let etag = ref_etag(&new);
     let repository = Arc::clone(&shared.repository);
     let work = move || -> Result<(), Refused> {
+        let _held = json;
         let current = repository.get_ref(&name)?;
         if !condition.holds(current.as_ref()) {
             return Err(Refused::Changed(name));
@@ -207,8 +210,43 @@ fn ref_name((project, name, tag): &(String, String, String)) -> Result<RefName, 
 #[cfg(test)]
 mod tests {
     use shale_model::{Platform, TemplateId};
+    use shale_wire::limits::MAX_REF_PAGE_BYTES;
 
     use super::*;
+
+    #[test]
+    fn a_page_of_large_references_ends_early() {
+        let platform = |n: usize| Platform {
+            os: "linux".into(),
+            architecture: format!("a{n:04}"),
+        };
+        let template = TemplateId::of(b"large");
+        let large = |bytes: usize| {
+            let one = TemplateIndex::one(platform(0), template);
+            let each = one.clone().with(platform(1), template).encode().len() - one.encode().len();
+            let more = 1..=(bytes - one.encode().len()) / each;
+            more.fold(one, |index, n| index.with(platform(n), template))
+        };
+        let entry = |n: usize, index: &TemplateIndex| {
+            let name = RefName::new("demo", &format!("n{n:02}"), "1").unwrap();
+            (name, index.clone())
+        };
+        // The worst page: almost full, and then the largest that there may be.
+        let (half, largest) = (
+            large(REF_PAGE_BYTES / 2 - 1),
+            large(MAX_TEMPLATE_BODY_BYTES),
+        );
+        let refs = [&half, &half, &largest, &half].into_iter().enumerate();
+        let refs: Vec<_> = refs.map(|(n, index)| entry(n, index)).collect();
+        let page = page(refs, None, MAX_REF_PAGE);
+        assert_eq!(page.refs.len(), 3);
+        assert_eq!(page.next.as_deref(), Some("demo/n02:1"));
+        let json = serde_json::to_vec(&page).unwrap().len();
+        assert!(
+            json > 2 * REF_PAGE_BYTES - 1000 && json <= MAX_REF_PAGE_BYTES,
+            "{json}"
+        );
+    }
 
     #[test]
     fn pages_join_to_the_whole() {

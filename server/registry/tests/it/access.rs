@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shale_files::MemoryFiles;
+use shale_model::{LayerId, TemplateId};
 use shale_registry::{
     Admission, BindError, Certificate, Encryption, Registry, Scope, Settings, TokenStore,
 };
@@ -66,6 +67,41 @@ fn a_token_allows_its_scope() {
     );
 }
 
+/// A cache that many share must not give away what needs a token (RFC 9111, 3.5).
+#[test]
+fn what_needs_a_token_is_for_nobodys_shared_cache() {
+    let open = Running::start();
+    let (guarded, tokens) = guarded();
+    let (token, _) = tokens.create("reader", Scope::Read, 1).unwrap();
+    let token = bearer(token.reveal());
+    let cases = [
+        (&open, "x-none: 1", "public"),
+        (&guarded, &token, "private"),
+    ];
+    for (running, token, whose) in cases {
+        let sample = running.hold("demo/cached", 1);
+        let layer = LayerId::of(&sample.root);
+        let template = TemplateId::of(&sample.template);
+        let paths = [
+            (
+                route::pack(sample.packs[0].id),
+                sample.packs[0].id.to_string(),
+            ),
+            (route::layer(layer), layer.to_string()),
+            (route::template(template), template.to_string()),
+        ];
+        let expected = format!("{whose}, max-age=31536000, immutable");
+        for (path, id) in paths {
+            let has_it = format!("if-none-match: \"{id}\"");
+            for (headers, status) in [(vec![token], 200), (vec![token, &has_it], 304)] {
+                let read = running.get(&path, &headers);
+                let caching = read.header("cache-control");
+                assert_eq!((read.status, caching), (status, Some(&*expected)), "{path}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_route_of_the_interface_wants_a_token() {
     let (running, _) = guarded();
@@ -100,6 +136,39 @@ fn a_removed_token_is_refused_soon() {
         assert!(begun.elapsed() < Duration::from_secs(5));
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// The registry of somebody who has not made a token yet.
+#[test]
+fn the_first_token_closes_an_open_registry_and_its_removal_does_not_open_it() {
+    let files = Arc::new(MemoryFiles::new());
+    let tokens = Arc::new(TokenStore::new(files.clone(), Arc::new(Instant::now)));
+    let other = TokenStore::new(files, Arc::new(Instant::now));
+    let running = Running::with(|settings| settings.admission = Admission::OpenUntilTokens(tokens));
+    let strange = running.send("POST", route::PUSHES, &["origin: http://evil.example"], b"");
+    assert_eq!((strange.status, &*strange.problem()), (403, "denied"));
+    let push = running.open_push();
+    let missing = format!("{push}/missing");
+    let ask = |headers: &[&str]| running.send("POST", &missing, headers, b"");
+    assert_eq!(ask(&[]).status, 200);
+    let (token, info) = other.create("first", Scope::Write, 1).unwrap();
+    let begun = Instant::now();
+    while ask(&[]).status == 200 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it stays open");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(ask(&[]).problem(), "unauthenticated");
+    let token = bearer(token.reveal());
+    assert_eq!(running.get(route::REFS, &[&token]).status, 200);
+    // Who opened it had no name; whoever has one now is somebody else.
+    assert_eq!(ask(&[&token]).problem(), "push_not_found");
+    other.remove(&info.id).unwrap();
+    let begun = Instant::now();
+    while running.get(route::REFS, &[&token]).status == 200 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it is let in");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(running.get(route::REFS, &[]).status, 401);
 }
 
 #[test]
@@ -154,8 +223,14 @@ fn beyond_loopback_tls_and_tokens_are_needed() {
     };
     let no_tls = bind(everywhere, tokens(), Encryption::None);
     assert!(matches!(no_tls, Err(BindError::NeedsTls(_))));
-    let no_tokens = bind(everywhere, Admission::Open, tls());
-    assert!(matches!(no_tokens, Err(BindError::NeedsTokens(_))));
+    let until_tokens = || {
+        let tokens = TokenStore::new(files.clone(), Arc::new(Instant::now));
+        Admission::OpenUntilTokens(Arc::new(tokens))
+    };
+    for admission in [Admission::Open, until_tokens()] {
+        let no_tokens = bind(everywhere, admission, tls());
+        assert!(matches!(no_tokens, Err(BindError::NeedsTokens(_))));
+    }
     let mapped: SocketAddr = "[::ffff:0.0.0.0]:0".parse().unwrap();
     assert!(matches!(
         bind(mapped, Admission::Open, Encryption::None),

@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use shale_files::MemoryFiles;
-use shale_model::MemoryIndex;
+use shale_model::{ChunkId, ChunkIndex, Location, MemoryIndex, PackContents, PackId, SeamResult};
 use shale_registry::{Admission, Answered, Encryption, Observer, Registry, Settings};
 use shale_repo::conformance::Sample;
 use shale_repo::{Access, Repository};
@@ -48,10 +48,97 @@ impl Observer for Seen {
 }
 
 pub(crate) fn repository() -> Arc<Repository> {
-    let files = Arc::new(MemoryFiles::new());
+    repository_on(Arc::new(MemoryFiles::new()), Arc::new(MemoryIndex::new()))
+}
+
+/// A new repository whose files and index the test keeps a hand on.
+pub(crate) fn repository_on(
+    files: Arc<MemoryFiles>,
+    index: Arc<dyn ChunkIndex>,
+) -> Arc<Repository> {
     Repository::init(&*files).unwrap();
-    let index = Arc::new(MemoryIndex::new());
     Arc::new(Repository::open(files, index, Access::Shared).unwrap())
+}
+
+/// An index that holds up the next one who asks it, until the test lets go.
+pub(crate) struct HoldingIndex {
+    inner: MemoryIndex,
+    held: Mutex<Held>,
+    changed: Condvar,
+}
+
+#[derive(PartialEq, Eq)]
+enum Held {
+    Nobody,
+    TheNext,
+    Somebody,
+}
+
+impl HoldingIndex {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryIndex::new(),
+            held: Mutex::new(Held::Nobody),
+            changed: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn hold_the_next(&self) {
+        *self.held.lock().unwrap() = Held::TheNext;
+    }
+
+    /// Waits until somebody is held up.
+    pub(crate) fn wait_until_held(&self) {
+        let held = self.held.lock().unwrap();
+        let waiting = |held: &mut Held| *held != Held::Somebody;
+        let time = Duration::from_secs(20);
+        let (held, timeout) = self
+            .changed
+            .wait_timeout_while(held, time, waiting)
+            .unwrap();
+        drop(held);
+        assert!(!timeout.timed_out(), "nobody asks the index");
+    }
+
+    pub(crate) fn let_go(&self) {
+        *self.held.lock().unwrap() = Held::Nobody;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut held = self.held.lock().unwrap();
+        if *held != Held::TheNext {
+            return;
+        }
+        *held = Held::Somebody;
+        self.changed.notify_all();
+        let waiting = |held: &mut Held| *held == Held::Somebody;
+        drop(self.changed.wait_while(held, waiting).unwrap());
+    }
+}
+
+impl ChunkIndex for HoldingIndex {
+    fn get(&self, ids: &[ChunkId]) -> SeamResult<Vec<Option<Location>>> {
+        self.pass();
+        self.inner.get(ids)
+    }
+
+    fn add_pack(&self, pack: PackId, contents: &PackContents) -> SeamResult<()> {
+        self.pass();
+        self.inner.add_pack(pack, contents)
+    }
+
+    fn remove_pack(&self, pack: PackId) -> SeamResult<()> {
+        self.inner.remove_pack(pack)
+    }
+
+    fn packs(&self) -> SeamResult<Vec<PackId>> {
+        self.inner.packs()
+    }
+
+    fn clear(&self) -> SeamResult<()> {
+        self.inner.clear()
+    }
 }
 
 impl Running {
@@ -62,15 +149,24 @@ impl Running {
 
     /// The same with other settings.
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::over(repository(), Encryption::None, change)
+    }
+
+    /// The same over a repository of the test's.
+    pub(crate) fn over(
+        repository: Arc<Repository>,
+        encryption: Encryption,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let runtime = Runtime::new().unwrap();
-        let (repository, seen) = (repository(), Arc::new(Seen::default()));
+        let seen = Arc::new(Seen::default());
         let mut settings = Settings::new(Admission::Open);
         settings.observer = seen.clone();
         change(&mut settings);
         let registry = Registry::new(Arc::clone(&repository), settings).unwrap();
         let any_port = "127.0.0.1:0".parse().unwrap();
         let server = runtime
-            .block_on(registry.bind(any_port, Encryption::None))
+            .block_on(registry.bind(any_port, encryption))
             .unwrap();
         let address = server.address();
         let (stop, stopped) = oneshot::channel();

@@ -1,14 +1,21 @@
 //! One test for each limit. Each shows that the limit holds, and that what is within it passes.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shale_files::MemoryFiles;
 use shale_model::ChunkId;
 use shale_registry::limits::{MAX_HEADER_BYTES, MAX_HEADERS};
+use shale_registry::{Certificate, Encryption};
 use shale_wire::encode_ids;
-use shale_wire::limits::{MAX_IDS, MAX_PACK_BODY_BYTES, MAX_TEMPLATE_BODY_BYTES};
+use shale_wire::limits::{
+    MAX_IDS, MAX_LAYER_BODY_BYTES, MAX_PACK_BODY_BYTES, MAX_TEMPLATE_BODY_BYTES,
+};
 
-use crate::harness::{Running, read_answer, write_request};
+use crate::harness::{
+    HoldingIndex, Running, read_answer, repository, repository_on, write_request,
+};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -47,6 +54,45 @@ fn bytes_of_a_body_that_is_not_announced() {
     for _ in 0..17 {
         let _ = stream.write_all(&piece);
     }
+    assert_eq!(read_answer(&mut stream, "PUT").problem(), "too_large");
+}
+
+#[test]
+fn bytes_of_a_pack_that_is_not_announced() {
+    let sample = shale_repo::conformance::Sample::new("demo/long", 1);
+    let pack = &sample.packs[0];
+    let put = |limit: usize| {
+        let running = Running::with(|settings| {
+            settings.limits.connection.pack_bytes = limit as u64;
+        });
+        let path = format!("{}/packs/{}", running.open_push(), pack.id);
+        let mut stream = running.connect();
+        let headers = ["transfer-encoding: chunked"];
+        write_request(&mut stream, ("PUT", &path), &headers, b"");
+        let length = format!("{:x}\r\n", pack.bytes.len());
+        let body = [length.as_bytes(), &pack.bytes, b"\r\n0\r\n\r\n"].concat();
+        stream.write_all(&body).unwrap();
+        let answer = read_answer(&mut stream, "PUT");
+        assert_eq!(
+            running.repository.open_pack(pack.id).is_ok(),
+            answer.status == 204
+        );
+        answer
+    };
+    assert_eq!(put(pack.bytes.len()).status, 204);
+    assert_eq!(put(pack.bytes.len() - 1).problem(), "too_large");
+}
+
+#[test]
+fn bytes_of_a_layer_root() {
+    let running = Running::start();
+    let layer = format!("{}/layers/blake3:{}", running.open_push(), "0".repeat(64));
+    let most = vec![0; MAX_LAYER_BODY_BYTES];
+    let whole = running.send("PUT", &layer, &[], &most);
+    assert_eq!(whole.problem(), "integrity", "all of it was read");
+    let mut stream = running.connect();
+    let length = format!("content-length: {}", MAX_LAYER_BODY_BYTES + 1);
+    write_request(&mut stream, ("PUT", &layer), &[&length], b"");
     assert_eq!(read_answer(&mut stream, "PUT").problem(), "too_large");
 }
 
@@ -112,6 +158,21 @@ fn time_of_headers() {
     let mut stream = running.connect();
     stream.write_all(b"GET /healthz HT").unwrap();
     // Whatever it says, it ends the connection.
+    let _ = stream.read_to_end(&mut Vec::new());
+    assert!(begun.elapsed() >= SHORT && begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn time_of_a_handshake() {
+    let certificate = Certificate::self_signed(&MemoryFiles::new(), vec!["localhost".into()]);
+    let encryption = Encryption::Tls(certificate.unwrap());
+    let running = Running::over(repository(), encryption, |settings| {
+        settings.limits.connection.header_time = SHORT;
+    });
+    let begun = Instant::now();
+    let mut stream = running.connect();
+    // The first bytes of a handshake: a record that says it is longer.
+    stream.write_all(&[22, 3, 1, 2, 0]).unwrap();
     let _ = stream.read_to_end(&mut Vec::new());
     assert!(begun.elapsed() >= SHORT && begun.elapsed() < Duration::from_secs(10));
 }
@@ -239,4 +300,113 @@ fn packs_received_at_once() {
     assert_eq!(busy.header("retry-after"), Some("1"));
     first.write_all(&pack.bytes[10..]).unwrap();
     assert_eq!(read_answer(&mut first, "PUT").status, 204);
+}
+
+/// Asks where a chunk lies, and does not wait for the answer.
+fn ask(running: &Running) -> std::net::TcpStream {
+    let mut stream = running.connect();
+    let ids = encode_ids(&[ChunkId::of(b"none")]);
+    write_request(&mut stream, ("POST", "/api/v1/chunks/locate"), &[], &ids);
+    stream
+}
+
+#[track_caller]
+fn assert_busy(answer: &crate::harness::Answer) {
+    assert_eq!((answer.status, &*answer.problem()), (503, "unavailable"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+}
+
+#[test]
+fn work_at_once() {
+    let index = HoldingIndex::new();
+    let repository = repository_on(Arc::new(MemoryFiles::new()), index.clone());
+    let running = Running::over(repository, Encryption::None, |settings| {
+        settings.limits.work.work = 1;
+        settings.limits.work.wait = SHORT;
+    });
+    index.hold_the_next();
+    let mut first = ask(&running);
+    index.wait_until_held();
+    assert_busy(&running.get("/api/v1/refs", &[]));
+    assert_eq!(running.get("/readyz", &[]).status, 503);
+    assert_eq!(running.get("/healthz", &[]).status, 200, "it lives");
+    index.let_go();
+    assert_eq!(read_answer(&mut first, "POST").status, 200);
+    assert_eq!(running.get("/api/v1/refs", &[]).status, 200);
+}
+
+#[test]
+fn packs_verified_at_once() {
+    let index = HoldingIndex::new();
+    let repository = repository_on(Arc::new(MemoryFiles::new()), index.clone());
+    let running = Running::over(repository, Encryption::None, |settings| {
+        settings.limits.memory.verifying = 1;
+        settings.limits.work.wait = SHORT;
+    });
+    let push = running.open_push();
+    let sample = shale_repo::conformance::Sample::new("demo/two", 1);
+    let upload = |number: usize| {
+        let pack = &sample.packs[number];
+        let mut stream = running.connect();
+        let path = format!("{push}/packs/{}", pack.id);
+        write_request(&mut stream, ("PUT", &path), &[], &pack.bytes);
+        stream
+    };
+    index.hold_the_next();
+    let mut first = upload(0);
+    index.wait_until_held();
+    // It has come as a whole and is not turned away, though it waits longer than others do.
+    let mut second = upload(1);
+    second.set_read_timeout(Some(2 * SHORT)).unwrap();
+    assert!(second.read(&mut [0]).is_err(), "two were verified at once");
+    index.let_go();
+    let time = Some(Duration::from_secs(20));
+    second.set_read_timeout(time).unwrap();
+    for stream in [&mut first, &mut second] {
+        assert_eq!(read_answer(stream, "PUT").status, 204);
+    }
+}
+
+#[test]
+fn bodies_in_memory_at_once() {
+    let running = Running::with(|settings| {
+        settings.limits.memory.layer_bodies_bytes = 100;
+        settings.limits.memory.small_bodies_bytes = 100;
+        settings.limits.work.wait = SHORT;
+    });
+    let push = running.open_push();
+    let layer = format!("{push}/layers/blake3:{}", "0".repeat(64));
+    let cases = [
+        ("PUT", &*layer, "integrity"),
+        ("POST", "/api/v1/chunks/locate", "invalid"),
+    ];
+    for (method, path, let_in) in cases {
+        // One that takes room, and does not send what it announced.
+        let mut first = running.connect();
+        write_request(&mut first, (method, path), &["content-length: 99"], b"");
+        std::thread::sleep(SHORT);
+        assert_busy(&running.send(method, path, &[], b"xx"));
+        assert_eq!(running.send(method, path, &[], b"x").problem(), let_in);
+        for (other, path, let_in) in cases.iter().filter(|case| case.1 != path) {
+            let beside = running.send(other, path, &[], b"xx");
+            assert_eq!(beside.problem(), *let_in, "the other kind has room");
+        }
+        drop(first);
+        assert_eq!(running.send(method, path, &[], b"xx").problem(), let_in);
+    }
+    // As much is taken as there may come when nothing is announced.
+    let mut chunked = running.connect();
+    let headers = ["transfer-encoding: chunked"];
+    write_request(&mut chunked, ("PUT", &layer), &headers, b"");
+    assert_busy(&read_answer(&mut chunked, "PUT"));
+}
+
+#[test]
+fn listings_at_once() {
+    let running = Running::with(|settings| {
+        settings.limits.memory.listings = 0;
+        settings.limits.work.wait = SHORT;
+    });
+    assert_busy(&running.get("/api/v1/refs", &[]));
+    assert_eq!(running.get("/api/v1/refs/demo/x/1", &[]).status, 404);
 }

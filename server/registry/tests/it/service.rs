@@ -1,8 +1,13 @@
 //! The service itself.
 
+use std::sync::Arc;
+
+use shale_files::{Files, MemoryFiles, OpenMode};
+use shale_model::MemoryIndex;
+use shale_registry::Encryption;
 use shale_wire::{decode_locations, encode_ids};
 
-use crate::harness::{Running, read_answer, write_request};
+use crate::harness::{Running, read_answer, repository_on, write_request};
 
 #[test]
 fn it_says_that_it_lives_and_which_it_is() {
@@ -12,6 +17,29 @@ fn it_says_that_it_lives_and_which_it_is() {
     let version = running.get("/version", &[]).json();
     assert_eq!(version["name"], "shale");
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+/// The probe of readiness reads a reference that nobody has: here it is, and damaged.
+#[test]
+fn a_repository_that_cannot_be_read_is_not_ready() {
+    let files = Arc::new(MemoryFiles::new());
+    let repository = repository_on(files.clone(), Arc::new(MemoryIndex::new()));
+    let running = Running::over(repository, Encryption::None, |_| {});
+    assert_eq!(running.get("/readyz", &[]).status, 200);
+    let name = "shale/readiness:probe".parse().unwrap();
+    let path = shale_repo::paths::reference(&name);
+    let directory = path.parent().unwrap();
+    files.create_dir(&directory.parent().unwrap()).unwrap();
+    files.create_dir(&directory).unwrap();
+    files.open(&path, OpenMode::CreateNew).unwrap();
+    let unready = running.get("/readyz", &[]);
+    assert_eq!((unready.status, &*unready.problem()), (503, "unavailable"));
+    let told = running.seen.lines().join("\n");
+    assert!(
+        told.contains("read reference shale/readiness:probe"),
+        "{told}"
+    );
+    assert_eq!(running.get("/healthz", &[]).status, 200, "it lives");
 }
 
 #[test]

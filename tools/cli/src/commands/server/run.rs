@@ -23,7 +23,7 @@ use crate::output::note;
 
 /// Serve the local repository over HTTP
 ///
-/// On loopback, anybody may read and write, unless there are tokens. On other addresses it wants TLS and
+/// On loopback, anybody may read and write until there is a token. On other addresses it wants TLS and
 /// tokens: `shale token create` makes them; a certificate is given, or made and its fingerprint printed.
 /// Ends on SIGINT or SIGTERM, after the requests on their way.
 ///
@@ -71,10 +71,11 @@ impl Run {
         private_dir(state).with_context(|| format!("make `{}`", state.display()))?;
         let files = Arc::new(DirFiles::open(state)?);
         let tokens = TokenStore::new(files.clone(), Arc::new(Instant::now));
-        let admission = match (self.insecure_no_auth, self.listen.ip().is_loopback()) {
-            (true, _) => Admission::InsecureNoAuth,
-            (false, true) if tokens.list()?.is_empty() => Admission::Open,
-            (false, _) => Admission::Tokens(Arc::new(tokens)),
+        let admission = match self.insecure_no_auth {
+            true => Admission::InsecureNoAuth,
+            // Refused below when others can reach it.
+            false if tokens.list()?.is_empty() => Admission::OpenUntilTokens(Arc::new(tokens)),
+            false => Admission::Tokens(Arc::new(tokens)),
         };
         let mut settings = Settings::new(admission);
         settings.observer = Arc::new(Log);
