@@ -34,7 +34,7 @@ pub enum Request {
     /// Nothing: is anybody there?
     Hello,
     /// Make an instance and start it.
-    Deploy(Deploy),
+    Deploy(Box<Deploy>),
     /// All instances.
     List,
     /// One instance.
@@ -148,17 +148,23 @@ pub struct MachineWish {
     pub acceleration: Acceleration,
 }
 
+/// How long a start waits, and for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// What for.
+    pub until: Until,
+    /// Seconds from the request on, with what is fetched before the machine runs.
+    pub limit_seconds: u64,
+}
+
 /// What a start waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wait {
-    /// The login prompt on the serial console, for at most this many seconds.
-    Login {
-        /// Seconds from the start of the machine.
-        limit_seconds: u64,
-    },
-    /// Nothing: the machine runs, the guest may not.
-    None,
+pub enum Until {
+    /// The machine runs; the guest may not.
+    Started,
+    /// The login prompt is on the serial console.
+    Login,
 }
 
 /// What happens to a guest that does not shut down in time.
@@ -175,17 +181,24 @@ pub enum IfStuck {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// A part of the work begins.
-    Stage {
-        /// Which.
-        stage: Stage,
-        /// Seconds since the request came.
-        seconds: f64,
-    },
+    /// A part of the work begins, or has to wait.
+    Stage(StageReport),
     /// It is done. The last line.
     Done(Outcome),
     /// It failed. The last line.
     Failed(Failure),
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// The part that is being done.
+    pub stage: Stage,
+    /// Seconds since the request came.
+    pub seconds: f64,
+    /// Why it waits for content, if it does: what the last fetch that failed said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall: Option<String>,
 }
 
 /// The parts of a deployment.

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use crate::api::{API_VERSION, Answer, Call, Failure, Outcome, Request, Stage};
+use crate::api::{API_VERSION, Answer, Call, Failure, Outcome, Request, StageReport};
 
 /// Why a call brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +33,11 @@ impl HostClient {
         Ok(Self { stream })
     }
 
-    /// Sends the request and waits for what comes of it. `on_stage` is told each stage with the seconds
-    /// since the request.
+    /// Sends the request and waits for what comes of it. `on_stage` is told how far it is.
     pub fn call(
         self,
         request: Request,
-        mut on_stage: impl FnMut(Stage, f64),
+        mut on_stage: impl FnMut(StageReport),
     ) -> Result<Outcome, CallError> {
         let call = Call {
             version: API_VERSION,
@@ -50,7 +49,7 @@ impl HostClient {
         for line in BufReader::new(&self.stream).lines() {
             let line = line.map_err(CallError::Gone)?;
             match serde_json::from_str(&line).map_err(|e| CallError::Gone(e.into()))? {
-                Answer::Stage { stage, seconds } => on_stage(stage, seconds),
+                Answer::Stage(report) => on_stage(report),
                 Answer::Done(outcome) => return Ok(outcome),
                 Answer::Failed(failure) => return Err(CallError::Failed(failure)),
             }

@@ -14,6 +14,7 @@ use shale_view::{OverlayError, PlanFileError};
 use crate::api::Failure;
 use crate::compose::ComposeError;
 use crate::guest_files::GuestFileError;
+use crate::place::PlaceError;
 use crate::seed::SeedError;
 
 /// Results of the host service.
@@ -56,6 +57,17 @@ pub enum HostError {
         /// Bytes of the template's disk.
         least: u64,
     },
+    /// The machine cannot have so little memory.
+    #[error("{asked} bytes of memory are too few for the template, which needs {least}")]
+    MemoryTooSmall {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes that the template needs.
+        least: u64,
+    },
+    /// One port of this machine cannot lead to two of the guest.
+    #[error("port {0} is published twice")]
+    PortTwice(u16),
     /// A port of this machine is in use.
     #[error("port {0} of 127.0.0.1 is in use")]
     Port(u16),
@@ -71,6 +83,19 @@ pub enum HostError {
     /// Something else is being done to the instance.
     #[error("`{0}` is being changed by another command")]
     Busy(String),
+    /// Another command removes the instance, or the service ends.
+    #[error("`{0}` was given up: it is being removed, or the host service ends")]
+    GivenUp(String),
+    /// What the instance needs before its machine runs did not come in time.
+    #[error("the content of `{name}` did not come within {limit:?}{}", because(.stall))]
+    NoContent {
+        /// The instance.
+        name: String,
+        /// How long it was waited for.
+        limit: Duration,
+        /// What the last fetch that failed said.
+        stall: Option<String>,
+    },
     /// The guest did not shut down in time.
     #[error("the guest of `{name}` did not shut down within {limit:?}")]
     StillRunning {
@@ -163,19 +188,36 @@ fn for_platform(platform: &Option<String>) -> String {
     }
 }
 
+fn because(stall: &Option<String>) -> String {
+    match stall {
+        Some(stall) => format!(": {stall}"),
+        None => String::new(),
+    }
+}
+
 impl HostError {
+    /// The same error with what it waited for, where it waited for content.
+    pub(crate) fn stalled(mut self, reason: Option<String>) -> Self {
+        if let Self::NoContent { stall, .. } = &mut self {
+            *stall = reason;
+        }
+        self
+    }
+
     /// What the caller can do about it.
     pub fn trouble(&self) -> Trouble {
         match self {
             Self::NoInstance(_) | Self::NoTemplate { .. } => Trouble::NotFound,
-            Self::Exists(_) | Self::Port(_) | Self::NotRunning(_) | Self::Busy(_) => {
-                Trouble::Conflict
-            }
+            Self::Exists(_) | Self::Port(_) | Self::NotRunning(_) => Trouble::Conflict,
+            Self::Busy(_) | Self::GivenUp(_) => Trouble::Conflict,
             Self::Lock(LockError::Held { .. }) => Trouble::Conflict,
+            Self::Overlay(OverlayError::Lock(LockError::Held { .. })) => Trouble::Conflict,
             Self::Listen(ListenError::Busy(_)) => Trouble::Conflict,
-            Self::NoPort | Self::StillRunning { .. } | Self::NoLogin { .. } => Trouble::Unavailable,
+            Self::NoPort | Self::StillRunning { .. } => Trouble::Unavailable,
+            Self::NoContent { .. } | Self::NoLogin { .. } => Trouble::Unavailable,
             Self::Name(_) | Self::Reference(_) => Trouble::Invalid,
-            Self::DiskTooSmall { .. } | Self::SocketPath(_) => Trouble::Invalid,
+            Self::DiskTooSmall { .. } | Self::MemoryTooSmall { .. } => Trouble::Invalid,
+            Self::PortTwice(_) | Self::SocketPath(_) => Trouble::Invalid,
             Self::Record { .. } | Self::Format(_) => Trouble::Integrity,
             Self::Plan(PlanFileError::Damaged { .. } | PlanFileError::Format { .. }) => {
                 Trouble::Integrity
@@ -196,6 +238,9 @@ impl HostError {
             if error.is::<FormatError>() {
                 return Trouble::Integrity;
             }
+            if error.downcast_ref().is_some_and(PlaceError::in_use) {
+                return Trouble::Conflict;
+            }
             if let Some(LockError::Held { .. }) = error.downcast_ref::<LockError>() {
                 return Trouble::Conflict;
             }
@@ -215,9 +260,18 @@ impl HostError {
             Self::Exists(name) => format!("choose another name, or `shale vm rm {name}`"),
             Self::NoTemplate { .. } => "`shale template ls` lists what there is".into(),
             Self::DiskTooSmall { .. } => "leave out --disk, or ask for more".into(),
+            Self::MemoryTooSmall { .. } => "leave out --memory, or ask for more".into(),
+            Self::PortTwice(_) => "each port of this host leads to one of the guest".into(),
+            Self::NoPort => "`shale vm rm` removes machines that nobody needs".into(),
             Self::Port(_) => "end what listens there, or publish another port".into(),
             Self::SocketPath(_) => "choose a shorter --state directory or name".into(),
             Self::NotRunning(name) => format!("`shale vm start {name}` starts it"),
+            Self::Busy(name) => {
+                format!("wait for that, or `shale vm rm {name}` ends it, with the machine")
+            }
+            Self::NoContent { .. } => {
+                "try again when its registry answers; --timeout allows more time".into()
+            }
             Self::StillRunning { name, .. } => {
                 format!("wait for it, or `shale vm stop --force {name}` cuts its power")
             }
@@ -228,7 +282,18 @@ impl HostError {
             Self::Lock(LockError::Held { .. }) => {
                 "another process of shale uses this state directory".into()
             }
-            _ => return None,
+            Self::Overlay(OverlayError::Lock(LockError::Held { .. })) => {
+                "end the `shale nbd` that serves this disk".into()
+            }
+            Self::Record { .. } => "`shale vm rm` removes a machine that is damaged".into(),
+            Self::Kernel(GuestFileError::NoKernel) => {
+                "install one in /boot, as Debian's linux-image-cloud-amd64 does".into()
+            }
+            Self::Driver(error) => return hint_of_driver(error),
+            Self::Place(_) if self.trouble() == Trouble::Conflict => {
+                "end the other `shale`, or take turns: a repository has one process".into()
+            }
+            _ => return hint_of_trouble(self.trouble()).map(str::to_owned),
         })
     }
 
@@ -251,6 +316,30 @@ impl HostError {
     }
 }
 
+fn hint_of_driver(error: &DriverError) -> Option<String> {
+    Some(match error {
+        DriverError::Missing { package, .. } => format!("apt-get install {package}"),
+        DriverError::Start { .. } => "`shale doctor` shows what this machine can do".into(),
+        DriverError::NotReady { .. } => "try again when this machine is less busy".into(),
+        DriverError::LongPath(_) => "choose a shorter --state directory or name".into(),
+        DriverError::NoAnswer { .. } => {
+            "`shale vm stop --timeout 0 --force` ends a machine that does not answer".into()
+        }
+        DriverError::Ended => "`shale vm start` starts it again".into(),
+        DriverError::Refused { .. } | DriverError::System { .. } => return None,
+    })
+}
+
+/// What can be done about a trouble, whatever has it.
+fn hint_of_trouble(trouble: Trouble) -> Option<&'static str> {
+    match trouble {
+        Trouble::Denied => Some("give the registry's --token-file and --fingerprint"),
+        Trouble::Unavailable => Some("try again when the registry answers"),
+        Trouble::NoSpace => Some("make room where --state and --cache are"),
+        _ => None,
+    }
+}
+
 /// Makes an error of the system an error of the host.
 pub(crate) fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HostError {
     let path = path.to_owned();
@@ -258,5 +347,55 @@ pub(crate) fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error
         action,
         path,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seam(trouble: Trouble) -> HostError {
+        HostError::Seam(SeamError::new(trouble, "get it"))
+    }
+
+    #[test]
+    fn what_can_be_mended_says_how() {
+        let name = || "web".to_owned();
+        let held = || LockError::Held {
+            path: "lock".into(),
+            by: "process 1".into(),
+        };
+        for (error, kind) in [
+            (HostError::Busy(name()), Trouble::Conflict),
+            (
+                HostError::Overlay(OverlayError::Lock(held())),
+                Trouble::Conflict,
+            ),
+            (HostError::Lock(held()), Trouble::Conflict),
+            (HostError::PortTwice(80), Trouble::Invalid),
+            (
+                HostError::MemoryTooSmall { asked: 1, least: 2 },
+                Trouble::Invalid,
+            ),
+            (HostError::Driver(DriverError::Ended), Trouble::Failed),
+            (seam(Trouble::Denied), Trouble::Denied),
+            (seam(Trouble::Unavailable), Trouble::Unavailable),
+            (seam(Trouble::NoSpace), Trouble::NoSpace),
+        ] {
+            assert_eq!(error.trouble(), kind, "{error}");
+            assert!(error.failure().hint.is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wait_that_ends_says_what_for() {
+        let error = HostError::NoContent {
+            name: "web".into(),
+            limit: Duration::from_secs(3),
+            stall: None,
+        };
+        let error = error.stalled(Some("nobody answers".into()));
+        let text = "the content of `web` did not come within 3s: nobody answers";
+        assert_eq!(error.failure().message, text);
     }
 }

@@ -10,6 +10,8 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read};
 use shale_model::BlockDevice;
 use tokio::runtime::Handle;
 
+use crate::patience::Patience;
+
 /// Where Debian and its relatives, then others, have the kernel of the next boot.
 const KERNELS: [&str; 3] = ["/vmlinuz", "/boot/vmlinuz", "/boot/vmlinuz-linux"];
 /// The initial RAM disk that goes with each of [`KERNELS`].
@@ -60,13 +62,14 @@ pub enum GuestFileError {
     },
 }
 
-/// The kernel and initial RAM disk that the guest's own links point to. Blocks; must not be called from a
-/// thread of `runtime`.
+/// The kernel and initial RAM disk that the guest's own links point to; reads fail when `patience` ends.
+/// Blocks; must not be called from a thread of `runtime`.
 pub(crate) fn boot_files(
     disk: Arc<dyn BlockDevice>,
     runtime: Handle,
+    patience: Patience,
 ) -> Result<BootFiles, GuestFileError> {
-    let reader = DiskReader::new(disk, runtime);
+    let reader = DiskReader::new(disk, runtime, patience);
     let ext4 = Ext4::load(Box::new(reader)).map_err(GuestFileError::FileSystem)?;
     for (kernel, initrd) in KERNELS.into_iter().zip(INITRDS) {
         if let Some(kernel) = read(&ext4, kernel)? {
@@ -102,6 +105,7 @@ const CHECKSUM_AT: usize = 0x3fc;
 struct DiskReader {
     disk: Arc<dyn BlockDevice>,
     runtime: Handle,
+    patience: Patience,
     spread: Option<Spread>,
 }
 
@@ -116,11 +120,12 @@ struct Spread {
 }
 
 impl DiskReader {
-    fn new(disk: Arc<dyn BlockDevice>, runtime: Handle) -> Self {
+    fn new(disk: Arc<dyn BlockDevice>, runtime: Handle, patience: Patience) -> Self {
         let spread = None;
         Self {
             disk,
             runtime,
+            patience,
             spread,
         }
     }
@@ -130,8 +135,13 @@ impl DiskReader {
         if end.is_none_or(|end| end > self.disk.size()) {
             return Err(Problem("a read leaves the disk".into()));
         }
-        let read = self.runtime.block_on(self.disk.read(offset, buffer));
-        read.map_err(|error| Problem(error.to_string()))
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                read = self.disk.read(offset, buffer) => read.map_err(|e| Problem(e.to_string())),
+                error = self.patience.ended() => Err(Problem(error.to_string())),
+            }
+        })
     }
 }
 
@@ -378,7 +388,7 @@ mod tests {
             (&["-O", "^has_journal,^extent,^64bit,^metadata_csum"], "64M"),
         ] {
             let disk = disk(&tree, &image, options, size);
-            let found = boot_files(disk, runtime.handle().clone());
+            let found = boot_files(disk, runtime.handle().clone(), Patience::endless());
             let found = found.unwrap_or_else(|error| panic!("{options:?}: {error:?}"));
             assert!(found.kernel == kernel, "{options:?}");
             assert_eq!(found.initrd.as_deref(), Some(&b"initrd"[..]), "{options:?}");
@@ -392,16 +402,16 @@ mod tests {
         fs::create_dir_all(&tree).unwrap();
         let runtime = Runtime::new().unwrap();
         let empty = disk(&tree, &image, &[], "16M");
-        let error = boot_files(empty, runtime.handle().clone()).err();
+        let error = boot_files(empty, runtime.handle().clone(), Patience::endless()).err();
         assert!(matches!(error, Some(GuestFileError::NoKernel)), "{error:?}");
         // Neither is a link that leads nowhere.
         std::os::unix::fs::symlink("boot/gone", tree.join("vmlinuz")).unwrap();
         let dangling = disk(&tree, &image, &[], "16M");
-        let error = boot_files(dangling, runtime.handle().clone()).err();
+        let error = boot_files(dangling, runtime.handle().clone(), Patience::endless()).err();
         assert!(matches!(error, Some(GuestFileError::NoKernel)), "{error:?}");
         fs::write(&image, vec![7; 1 << 20]).unwrap();
         let noise = Arc::new(FileDisk(File::open(&image).unwrap()));
-        let error = boot_files(noise, runtime.handle().clone()).err();
+        let error = boot_files(noise, runtime.handle().clone(), Patience::endless()).err();
         assert!(
             matches!(error, Some(GuestFileError::FileSystem(_))),
             "{error:?}"
@@ -445,7 +455,7 @@ mod tests {
             FileDisk(File::open(&image).unwrap()),
             Mutex::default(),
         ));
-        boot_files(seen.clone(), runtime.handle().clone())
+        boot_files(seen.clone(), runtime.handle().clone(), Patience::endless())
             .ok()
             .unwrap();
         let looked: BTreeSet<usize> = seen.1.lock().unwrap().iter().cloned().flatten().collect();
@@ -463,7 +473,7 @@ mod tests {
             let reader: Arc<dyn BlockDevice> = Arc::new(FileDisk(File::open(&image).unwrap()));
             let handle = runtime.handle().clone();
             let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                boot_files(reader, handle)
+                boot_files(reader, handle, Patience::endless())
             }));
             match found {
                 Ok(Ok(_)) => read += 1,

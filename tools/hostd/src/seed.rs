@@ -12,6 +12,7 @@ use shale_view::{Disk, Overlay, OverlayError, PlanFile, View};
 use crate::compose::{Composer, Image};
 use crate::dirs::{boot_id, private_dir};
 use crate::error::{HostError, HostResult, system};
+use crate::patience::Patience;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -41,16 +42,18 @@ impl Composer {
             true => None,
             false => Some(self.plan_of_size(image.id, &image.template, disk_bytes)?),
         };
-        self.overlay(image, target, dir)
+        self.overlay(image, target, dir, &Patience::endless())
     }
 
     /// Makes an overlay in the directory `dir` over the plan of `image` that reads like the disk of
-    /// `target`, or of the image. Until all of it is durable there is no overlay. Blocks.
+    /// `target`, or of the image, if what differs can be read with this patience. Until all of it is durable
+    /// there is no overlay. Blocks.
     pub(crate) fn overlay(
         &self,
         image: &Image,
         target: Option<PlanFile>,
         dir: &Path,
+        patience: &Patience,
     ) -> HostResult<Overlay> {
         private_dir(dir).map_err(system("make", dir))?;
         let files = DirFiles::open(dir)?;
@@ -63,8 +66,8 @@ impl Composer {
         let target = Arc::new(View::new(target, self.reader.clone()));
         let disk = Disk::read_only(target.clone());
         Overlay::create_with(&files, image.plan_id, target.size(), boot, |overlay| {
-            let seeded = seed(&image.plan, target.plan(), &disk, overlay);
-            self.runtime.block_on(seeded)?;
+            let seeded = async { Ok(seed(&image.plan, target.plan(), &disk, overlay).await?) };
+            self.runtime.block_on(patience.wait(seeded))?;
             Ok(())
         })
     }

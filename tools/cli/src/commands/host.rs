@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use shale_hostd::api::{Failure as HostFailure, FailureKind, Outcome, Request, Stage};
+use shale_hostd::api::{Failure as HostFailure, FailureKind, Outcome, Request, StageReport};
 use shale_hostd::{CallError, Host, HostClient, HostParts, private_dir, serve_control};
 use shale_hvplug::{Driver, Qemu};
 use shale_nbd::listen_unix;
@@ -78,7 +78,11 @@ impl Run {
         let host = Host::open(HostParts {
             dirs: context.dirs.clone(),
             driver,
-            open_place: Box::new(move |repository| Ok(places.open(repository)?)),
+            open_place: Box::new(move |repository| {
+                let opened = places.open(repository);
+                // So that the service sees which error it is.
+                opened.map_err(anyhow::Error::reallocate_into_boxed_dyn_error_without_backtrace)
+            }),
             cache: context.cache()?,
             counters: Arc::new(Counters::default()),
             clock: SystemTime::now,
@@ -123,7 +127,7 @@ impl StopService {
             Err(CallError::NoService(_)) => return Ok(()),
             Err(error) => return Err(failure(error)),
         };
-        client.call(Request::End, |_, _| {}).map_err(failure)?;
+        client.call(Request::End, |_| {}).map_err(failure)?;
         let deadline = Instant::now() + READY_WITHIN;
         while HostClient::connect(&socket).is_ok() {
             if Instant::now() > deadline {
@@ -141,7 +145,7 @@ impl StopService {
 pub(crate) fn call(
     context: &Context,
     request: Request,
-    on_stage: impl FnMut(Stage, f64),
+    on_stage: impl FnMut(StageReport),
 ) -> anyhow::Result<Outcome> {
     let socket = context.dirs.host_socket();
     let client = match HostClient::connect(&socket) {

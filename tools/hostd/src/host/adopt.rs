@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::console;
 use crate::error::HostResult;
+use crate::logs;
 use crate::name::InstanceName;
 use crate::record::{Phase, Record};
 use crate::served::Served;
@@ -61,6 +61,7 @@ impl Host {
             Ok((vm, disk)) => {
                 live.vm = Some(vm);
                 live.disk = Some(disk);
+                live.holds_ports = true;
                 live.trouble = None;
             }
             Err(error) => live.trouble = Some(error.failure().message),
@@ -110,7 +111,8 @@ impl Host {
         match vm {
             Some(vm) => {
                 // A log that cannot be cut is cut the next time.
-                let _ = console::rotate(&vm.files.console_log);
+                let _ = logs::rotate(&vm.files.console_log);
+                let _ = logs::rotate(&vm.files.log);
                 if !vm.process.runs() {
                     return Look::Ended;
                 }
@@ -126,6 +128,7 @@ impl Host {
         let disk = {
             let mut live = instance.live();
             live.vm = None;
+            live.holds_ports = false;
             live.disk.take()
         };
         let closed = match disk {

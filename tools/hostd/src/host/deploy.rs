@@ -1,13 +1,15 @@
 //! A template becomes an instance.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shale_files::{DirFiles, FilePath, put_durably};
-use shale_hvplug::{Resources, VmFiles};
+use shale_hvplug::{Forward, Resources, VmFiles};
 use shale_model::Reference;
+use shale_view::PlanFile;
 
 use crate::api::{Deploy, Outcome, Stage};
 use crate::compose::Image;
@@ -16,9 +18,11 @@ use crate::error::{HostError, HostResult, system};
 use crate::identity::new_identity;
 use crate::keys::{SshKey, random};
 use crate::name::InstanceName;
+use crate::patience::Patience;
 use crate::record::{LoginRecord, NewRecord, Origin, Phase, Record};
 use crate::source::Source;
 
+use super::attempt::Attempt;
 use super::instance::Instance;
 use super::{Host, Progress};
 
@@ -33,14 +37,19 @@ impl Host {
         progress: Progress,
     ) -> HostResult<Outcome> {
         let name = InstanceName::new(&wish.name)?;
-        let wait = wish.wait;
+        if let Some(port) = published_twice(&wish.ports) {
+            return Err(HostError::PortTwice(port));
+        }
         let before = self.reads();
-        let instance = self.reserve(&name)?;
+        let instance = Arc::new(Instance::new(name, &self.dirs));
+        let attempt = Attempt::new(&instance, wish.wait, progress);
         let begun = {
+            // Before anybody else can see it.
             let _changing = instance.changing.lock().await;
-            let made = self.make(&instance, wish, &progress).await;
+            self.reserve(&instance)?;
+            let made = self.make(&instance, wish, &attempt).await;
             let begun = match made {
-                Ok(()) => self.begin(&instance, &progress).await,
+                Ok(()) => self.begin(&instance, &attempt).await,
                 Err(error) => Err(error),
             };
             match begun {
@@ -51,23 +60,22 @@ impl Host {
                 }
             }
         };
-        self.wait_for_login(&instance, wait, (before, begun), &progress)
+        self.wait_for_login(&instance, (before, begun), &attempt)
             .await
     }
 
-    /// Takes the name.
-    fn reserve(&self, name: &InstanceName) -> HostResult<Arc<Instance>> {
+    /// Takes the instance's name.
+    fn reserve(&self, instance: &Arc<Instance>) -> HostResult<()> {
         let mut instances = self.instances();
-        if instances.contains_key(name) {
-            return Err(HostError::Exists(name.to_string()));
+        if instances.contains_key(&instance.name) {
+            return Err(HostError::Exists(instance.name.to_string()));
         }
-        let instance = Arc::new(Instance::new(name.clone(), &self.dirs));
         let VmFiles { console, .. } = instance.paths.vm_files();
         if console.as_os_str().len() > VmFiles::MAX_SOCKET_PATH {
             return Err(HostError::SocketPath(console));
         }
-        instances.insert(name.clone(), instance.clone());
-        Ok(instance)
+        instances.insert(instance.name.clone(), instance.clone());
+        Ok(())
     }
 
     /// Undoes a deployment that failed.
@@ -83,37 +91,41 @@ impl Host {
         self: &Arc<Self>,
         instance: &Arc<Instance>,
         wish: Deploy,
-        progress: &Progress,
+        attempt: &Attempt,
     ) -> HostResult<()> {
-        progress.stage(Stage::Compose);
+        let patience = &attempt.patience;
         let reference: Reference = wish.reference.parse()?;
         let asked = wish.repository.clone();
-        let (source, image) = self
-            .blocking(move |host| {
-                let source = host.sources.get(&asked)?;
-                let id = source.resolve(&reference)?;
-                let image = source.composer.image(id)?;
-                Ok((source, image))
-            })
-            .await?;
-        progress.stage(Stage::Identity);
-        let instance = instance.clone();
-        self.blocking(move |host| host.make_disk(&instance, wish, &source, image))
-            .await
+        // It changes nothing of the instance: who waits no longer leaves it behind.
+        let compose = self.blocking(move |host| {
+            let source = host.sources.get(&asked)?;
+            let id = source.resolve(&reference)?;
+            let image = source.composer.image(id)?;
+            Ok((source, image))
+        });
+        let compose = patience.wait(compose);
+        let (source, image) = self.stage(attempt, Stage::Compose, compose).await?;
+        let work = async {
+            // As above.
+            let become_itself = self.blocking(move |host| host.new_disk(&wish, source, image));
+            let disk = patience.wait(become_itself).await?;
+            let (this, patience) = (instance.clone(), patience.clone());
+            self.blocking(move |host| host.make_disk(&this, disk, &patience))
+                .await
+        };
+        self.stage(attempt, Stage::Identity, work).await
     }
 
-    /// Everything of an instance before its first start. Blocks.
-    fn make_disk(
-        &self,
-        instance: &Instance,
-        wish: Deploy,
-        source: &Source,
-        image: Image,
-    ) -> HostResult<()> {
+    /// What an instance's disk is to become. Blocks.
+    fn new_disk(&self, wish: &Deploy, source: Arc<Source>, image: Image) -> HostResult<NewDisk> {
         let disk_bytes = image.disk_bytes(wish.machine.disk_bytes)?;
+        let least = image.template.machine.memory_bytes;
+        if let Some(asked) = wish.machine.memory_bytes.filter(|asked| *asked < least) {
+            return Err(HostError::MemoryTooSmall { asked, least });
+        }
         let user = wish.login.user.clone();
         let user = user.unwrap_or_else(|| image.template.machine.login_user.clone());
-        let (keys, identity_file) = self.login_keys(&wish)?;
+        let (keys, identity_file) = self.login_keys(wish)?;
         let random_failed = system("read", Path::new("/dev/urandom"));
         let new = new_identity(&wish.name, &user, keys, self.now()).map_err(random_failed)?;
         let target = source.composer.plan_with_identity(
@@ -128,16 +140,27 @@ impl Host {
             identity_file,
             host_key: new.host_key,
         };
-        let mut record = self.record(&wish, &image, disk_bytes, login)?;
-        self.choose_port(instance, &mut record)?;
+        let record = self.record(wish, &image, disk_bytes, login)?;
+        Ok(NewDisk {
+            source,
+            image,
+            target,
+            record,
+        })
+    }
+
+    /// Everything of an instance before its first start. Blocks.
+    fn make_disk(&self, instance: &Instance, disk: NewDisk, patience: &Patience) -> HostResult<()> {
+        let mut record = disk.record;
+        self.take_ports(instance, &mut record)?;
         self.keep(&instance.name, &record)?;
 
         let overlay = instance.paths.overlay();
-        drop(source.composer.overlay(&image, Some(target), &overlay)?);
+        let composer = &disk.source.composer;
+        drop(composer.overlay(&disk.image, Some(disk.target), &overlay, patience)?);
 
         let known = format!("{} {}\n", alias(&instance.name), record.login.host_key);
-        let path = instance.paths.known_hosts();
-        fs::write(&path, known).map_err(system("write", &path))?;
+        put_private(&instance.paths.known_hosts(), known.as_bytes())?;
         record.phase = Phase::Stopped;
         self.keep(&instance.name, &record)?;
         instance.live().record = Some(record);
@@ -202,6 +225,22 @@ impl Host {
         put_private(&public, key.public.as_bytes())?;
         Ok((vec![key.public], Some(path)))
     }
+}
+
+/// What the disk of a new instance is made from.
+struct NewDisk {
+    source: Arc<Source>,
+    image: Image,
+    /// The image with the instance's identity, on a disk of its size.
+    target: PlanFile,
+    record: Record,
+}
+
+/// A port of this host that two of these begin at.
+fn published_twice(ports: &[Forward]) -> Option<u16> {
+    let mut seen = BTreeSet::new();
+    let mut ports = ports.iter().map(|port| port.host);
+    ports.find(|port| !seen.insert(*port))
 }
 
 /// The name under which `ssh` knows an instance's host key.

@@ -7,6 +7,7 @@ use shale_hvplug::{Vm, VmFiles};
 
 use crate::dirs::HostDirs;
 use crate::name::InstanceName;
+use crate::patience::Hope;
 use crate::record::Record;
 use crate::served::Served;
 
@@ -16,6 +17,8 @@ pub(super) struct Instance {
     pub(super) paths: Paths,
     /// Held by whoever changes it, one at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
+    /// That there is use in waiting for its content.
+    pub(super) hope: Hope,
     live: Mutex<Live>,
 }
 
@@ -28,6 +31,8 @@ pub(super) struct Live {
     pub(super) vm: Option<Vm>,
     /// The disk, from before the machine starts until it has ended.
     pub(super) disk: Option<Served>,
+    /// Whether the ports of the record are its own: from before the machine starts until it has ended.
+    pub(super) holds_ports: bool,
     /// Why the instance is not what its record says.
     pub(super) trouble: Option<String>,
 }
@@ -38,6 +43,7 @@ impl Instance {
             paths: Paths::new(dirs, &name),
             name,
             changing: tokio::sync::Mutex::default(),
+            hope: Hope::new(),
             live: Mutex::default(),
         }
     }

@@ -4,6 +4,7 @@
 //! same sockets, where the guests' requests have been waiting, and takes the running machines over.
 
 mod adopt;
+mod attempt;
 mod deploy;
 mod instance;
 mod show;
@@ -21,11 +22,13 @@ use shale_hvplug::Driver;
 use shale_view::{Cache, Counters};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
-use crate::api::{Answer, Outcome, Request, Stage};
+use crate::api::{Answer, Outcome, Request, Stage, StageReport};
 use crate::compose::remove_unfinished;
 use crate::dirs::{HostDirs, private_dir};
 use crate::error::{HostError, HostResult, system};
+use crate::logs;
 use crate::name::InstanceName;
 use crate::record::Records;
 use crate::source::{OpenPlace, Sources};
@@ -62,7 +65,7 @@ pub struct Host {
     clock: fn() -> SystemTime,
     runtime: Handle,
     instances: Mutex<BTreeMap<InstanceName, Arc<Instance>>>,
-    /// Held from looking for a free port until the record that has it can be seen.
+    /// Held from looking for free ports until it can be seen whose they are.
     choosing_port: Mutex<()>,
     end: watch::Sender<bool>,
     _lock: Lock,
@@ -81,9 +84,16 @@ impl Progress {
     }
 
     fn stage(&self, stage: Stage) {
-        let seconds = self.seconds();
+        self.report(StageReport {
+            stage,
+            seconds: self.seconds(),
+            stall: None,
+        });
+    }
+
+    fn report(&self, report: StageReport) {
         // A client that left does not want to know.
-        let _ = self.answers.send(Answer::Stage { stage, seconds });
+        let _ = self.answers.send(Answer::Stage(report));
     }
 
     fn seconds(&self) -> f64 {
@@ -139,6 +149,8 @@ impl Host {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
                 self.look_after_all().await;
+                // A log that cannot be cut is cut the next time.
+                let _ = logs::rotate(&self.dirs.host_log());
             }
         };
         tokio::select! {
@@ -147,13 +159,9 @@ impl Host {
             () = look => {}
         }
         self.end.send_replace(true);
-        for instance in self.all() {
-            let disk = instance.live().disk.take();
-            if let Some(disk) = disk {
-                // What was not flushed is in the system's page cache and outlives this process.
-                let _ = disk.close().await;
-            }
-        }
+        // Together: one whose registry is gone takes ten seconds.
+        let mut closing: JoinSet<()> = self.all().into_iter().map(Self::close).collect();
+        while closing.join_next().await.is_some() {}
     }
 
     /// Resolves when the host ends.
@@ -172,7 +180,7 @@ impl Host {
         let name = |name: &str| InstanceName::new(name);
         match request {
             Request::Hello => Ok(Outcome::Nothing),
-            Request::Deploy(deploy) => self.deploy(deploy, progress).await,
+            Request::Deploy(deploy) => self.deploy(*deploy, progress).await,
             Request::List => self.show_all().await,
             Request::Inspect { name: n } => self.show_one(&name(&n)?).await,
             Request::Start { name: n, wait } => self.start(&name(&n)?, wait, progress).await,

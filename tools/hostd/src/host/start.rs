@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use shale_hvplug::{DirectBoot, DiskOffer, Forward, Machine, Vm};
 
-use crate::api::{LoginTime, Outcome, Stage, Wait};
+use crate::api::{LoginTime, Outcome, Stage, Until, Wait};
 use crate::console::{self, Waited};
 use crate::dirs::private_dir;
 use crate::error::{HostError, HostResult, system};
 use crate::guest_files::{BootFiles, boot_files};
 use crate::name::InstanceName;
+use crate::patience::Patience;
 use crate::record::{Phase, Record};
 
+use super::attempt::Attempt;
 use super::instance::Instance;
 use super::{Host, Progress, remove_dir};
 
@@ -53,17 +55,18 @@ impl Host {
     ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         let before = self.reads();
+        let attempt = Attempt::new(&instance, wait, progress);
         let begun = {
-            let _changing = instance.changing.lock().await;
+            let _changing = self.right_to_change(&instance).await?;
             if let Some(vm) = instance.vm() {
                 if vm.process.runs() {
                     return self.started(&instance, None).await;
                 }
                 self.settle(&instance).await;
             }
-            self.begin(&instance, &progress).await?
+            self.begin(&instance, &attempt).await?
         };
-        self.wait_for_login(&instance, wait, (before, begun), &progress)
+        self.wait_for_login(&instance, (before, begun), &attempt)
             .await
     }
 
@@ -71,9 +74,9 @@ impl Host {
     pub(super) async fn begin(
         self: &Arc<Self>,
         instance: &Arc<Instance>,
-        progress: &Progress,
+        attempt: &Attempt,
     ) -> HostResult<ConsoleStart> {
-        let begun = self.begin_or_fail(instance, progress).await;
+        let begun = self.begin_or_fail(instance, attempt).await;
         if begun.is_err() {
             self.settle(instance).await;
         }
@@ -83,36 +86,31 @@ impl Host {
     async fn begin_or_fail(
         self: &Arc<Self>,
         instance: &Arc<Instance>,
-        progress: &Progress,
+        attempt: &Attempt,
     ) -> HostResult<ConsoleStart> {
-        progress.stage(Stage::Kernel);
-        let this = instance.clone();
-        let record = self.blocking(move |host| host.prepare(&this)).await?;
-        progress.stage(Stage::Machine);
+        let (this, patience) = (instance.clone(), attempt.patience.clone());
+        let prepared = self.blocking(move |host| host.prepare(&this, patience));
+        let record = self.stage(attempt, Stage::Kernel, prepared).await?;
+        attempt.progress.stage(Stage::Machine);
         let this = instance.clone();
         self.blocking(move |host| host.start_machine(&this, &record))
             .await
     }
 
-    /// Disk, kernel and ports of an instance. Blocks.
-    fn prepare(&self, instance: &Instance) -> HostResult<Record> {
+    /// Ports, disk and kernel of an instance. Blocks.
+    fn prepare(&self, instance: &Instance, patience: Patience) -> HostResult<Record> {
         let record = instance.live().record.clone();
         let mut record = record.ok_or_else(|| HostError::Busy(instance.name.to_string()))?;
         self.cut_power(instance)?;
+        self.take_ports(instance, &mut record)?;
         private_dir(&instance.paths.run).map_err(system("make", &instance.paths.run))?;
         let disk = self.serve(instance, &record)?;
         let device = disk.device();
         instance.live().disk = Some(disk);
-        let files = boot_files(device, self.runtime.clone())?;
+        let files = boot_files(device, self.runtime.clone(), patience.clone());
+        // A read that was given up shows as a disk that cannot be read.
+        let files = files.map_err(|error| patience.over().unwrap_or(error.into()))?;
         write_boot_files(&instance.paths.boot(), &files)?;
-        for port in &record.ports {
-            if !is_free(port.host) {
-                return Err(HostError::Port(port.host));
-            }
-        }
-        if !is_free(record.login.ssh_port) {
-            self.choose_port(instance, &mut record)?;
-        }
         record.phase = Phase::Started;
         self.keep(&instance.name, &record)?;
         instance.live().record = Some(record.clone());
@@ -156,20 +154,19 @@ impl Host {
     pub(super) async fn wait_for_login(
         self: &Arc<Self>,
         instance: &Arc<Instance>,
-        wait: Wait,
         (before, console_start): (Reads, ConsoleStart),
-        progress: &Progress,
+        attempt: &Attempt,
     ) -> HostResult<Outcome> {
-        let Wait::Login { limit_seconds } = wait else {
+        if attempt.until == Until::Started {
             return self.started(instance, None).await;
-        };
+        }
         let Some(Vm { process, files }) = instance.vm() else {
             return Err(HostError::NotRunning(instance.name.to_string()));
         };
-        progress.stage(Stage::Boot);
-        let limit = Duration::from_secs(limit_seconds);
+        attempt.progress.stage(Stage::Boot);
+        let (limit, end) = attempt.patience.limit();
         let log = &files.console_log;
-        let waited = console::wait_for(log, console_start, LOGIN, limit, || process.runs()).await;
+        let waited = console::wait_for(log, console_start, LOGIN, end, || process.runs()).await;
         let name = instance.name.to_string();
         match waited {
             Waited::Found => {}
@@ -187,7 +184,7 @@ impl Host {
         }
         let now = self.reads();
         let login = LoginTime {
-            seconds: progress.seconds(),
+            seconds: attempt.progress.seconds(),
             waited_seconds: (now.waited - before.waited).as_secs_f64(),
             fetched_bytes: now.fetched - before.fetched,
         };
@@ -212,34 +209,54 @@ impl Host {
         }
     }
 
-    /// Gives an instance a port for SSH that nobody uses now and no other instance will. Blocks.
-    pub(super) fn choose_port(&self, instance: &Instance, record: &mut Record) -> HostResult<()> {
+    /// Makes the ports of an instance its own until its machine has ended: those that it publishes, and one
+    /// for SSH, which is a new one if it has none or somebody else took it. Blocks.
+    pub(super) fn take_ports(&self, instance: &Instance, record: &mut Record) -> HostResult<()> {
         let _alone = self
             .choosing_port
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let taken = self.ports_of_others(&instance.name);
-        let mut ports = FIRST_SSH_PORT..FIRST_SSH_PORT + SSH_PORTS;
-        let free = ports.find(|port| !taken.contains(port) && is_free(*port));
-        record.login.ssh_port = free.ok_or(HostError::NoPort)?;
-        // Seen by whoever looks for a port from now on.
-        instance.live().record = Some(record.clone());
+        let others = self.ports_of_others(&instance.name);
+        let published: BTreeSet<u16> = record.ports.iter().map(|port| port.host).collect();
+        let usable = |port: u16| !others.held.contains(&port) && is_free(port);
+        if let Some(port) = published.iter().find(|port| !usable(**port)) {
+            return Err(HostError::Port(*port));
+        }
+        let for_ssh = |port: u16| !published.contains(&port) && usable(port);
+        if record.login.ssh_port == 0 || !for_ssh(record.login.ssh_port) {
+            let mut ports = FIRST_SSH_PORT..FIRST_SSH_PORT + SSH_PORTS;
+            let free = ports.find(|port| !others.kept.contains(port) && for_ssh(*port));
+            record.login.ssh_port = free.ok_or(HostError::NoPort)?;
+        }
+        let mut live = instance.live();
+        live.record = Some(record.clone());
+        live.holds_ports = true;
         Ok(())
     }
 
-    /// Ports of this machine that other instances have, running or not.
-    fn ports_of_others(&self, name: &InstanceName) -> BTreeSet<u16> {
-        let mut ports = BTreeSet::new();
-        for other in self.all() {
-            if other.name != *name
-                && let Some(record) = &other.live().record
-            {
-                ports.extend(record.ports.iter().map(|port| port.host));
-                ports.insert(record.login.ssh_port);
+    fn ports_of_others(&self, name: &InstanceName) -> PortsOfOthers {
+        let mut ports = PortsOfOthers::default();
+        for other in self.all().iter().filter(|other| other.name != *name) {
+            let live = other.live();
+            let Some(record) = &live.record else { continue };
+            let published = record.ports.iter().map(|port| port.host);
+            let all: Vec<u16> = published.chain([record.login.ssh_port]).collect();
+            if live.holds_ports {
+                ports.held.extend(&all);
             }
+            ports.kept.extend(all);
         }
         ports
     }
+}
+
+/// Ports of this host's loopback that lead to other instances.
+#[derive(Default)]
+struct PortsOfOthers {
+    /// Of those that run, or are about to: QEMU may not listen on them yet.
+    held: BTreeSet<u16>,
+    /// Of all: those that are stopped want to have them again.
+    kept: BTreeSet<u16>,
 }
 
 /// Whether nobody listens on this port of the loopback.

@@ -41,7 +41,7 @@ impl Host {
                     return Err(HostError::StillRunning { name, limit });
                 }
             }
-            let _changing = instance.changing.lock().await;
+            let _changing = self.right_to_change(&instance).await?;
             // Started again meanwhile, it is another machine.
             if instance.vm().as_ref() == Some(&vm) {
                 self.settle(&instance).await;
@@ -99,17 +99,22 @@ impl Host {
         action: fn(&dyn shale_hvplug::Driver, &Vm) -> shale_hvplug::DriverResult<()>,
     ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
-        let _changing = instance.changing.lock().await;
+        let _changing = self.right_to_change(&instance).await?;
         let vm = instance.vm().filter(|vm| vm.process.runs());
         let vm = vm.ok_or_else(|| HostError::NotRunning(name.to_string()))?;
         self.drive(&vm, action).await?;
         Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
     }
 
-    /// Removes an instance and all that it wrote.
+    /// Removes an instance and all that it wrote. A command that waits for its content is given up.
     pub(super) async fn remove(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
         let instance = self.get(name)?;
-        let _changing = instance.changing.lock().await;
+        let _given_up = instance.hope.give_up();
+        let _changing = match self.right_to_change(&instance).await {
+            // The deployment that was given up has removed it.
+            Err(HostError::NoInstance(_)) => return Ok(Outcome::Nothing),
+            changing => changing?,
+        };
         let this = instance.clone();
         self.blocking(move |host| host.cut_power(&this)).await?;
         self.settle(&instance).await;

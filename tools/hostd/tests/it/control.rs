@@ -1,6 +1,7 @@
 //! The service's socket: what it answers to whom.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use shale_files::MemoryFiles;
-use shale_hostd::api::{API_VERSION, FailureKind, Outcome, Request};
+use shale_hostd::api::{
+    API_VERSION, Credentials, Deploy, FailureKind, LoginWish, MachineWish, Outcome, Repository,
+    Request, Until, Wait,
+};
 use shale_hostd::*;
 use shale_hvplug::*;
 use shale_nbd::listen_unix;
@@ -57,6 +61,14 @@ impl Driver for NoDriver {
 }
 
 fn open(state: &Path, runtime: &Runtime) -> HostResult<Arc<Host>> {
+    let (spool, handle) = (state.to_owned(), runtime.handle().clone());
+    let open_place = move |asked: &Repository| match asked.address.parse() {
+        Ok(address) if asked.address.starts_with("http:") => {
+            let settings = shale_client::Settings::new(address);
+            Ok(Place::remote(settings, handle.clone(), spool.clone())?)
+        }
+        _ => Err(format!("`{}` is not there", asked.address).into()),
+    };
     let cache = CacheSettings { cap_bytes: 8 << 20 };
     Host::open(HostParts {
         dirs: HostDirs {
@@ -64,7 +76,7 @@ fn open(state: &Path, runtime: &Runtime) -> HostResult<Arc<Host>> {
             cache: state.join("cache"),
         },
         driver: Arc::new(NoDriver),
-        open_place: Box::new(|asked| Err(format!("`{}` is not there", asked.address).into())),
+        open_place: Box::new(open_place),
         cache: Arc::new(Cache::open(Arc::new(MemoryFiles::new()), cache).unwrap()),
         counters: Arc::new(Counters::default()),
         clock: SystemTime::now,
@@ -99,7 +111,7 @@ fn serve() -> Service {
 
 impl Service {
     fn call(&self, request: Request) -> Result<Outcome, CallError> {
-        HostClient::connect(&self.socket)?.call(request, |_, _| {})
+        HostClient::connect(&self.socket)?.call(request, |_| {})
     }
 
     /// The last line that comes back for these bytes.
@@ -157,6 +169,85 @@ fn requests_are_answered() {
     ));
 }
 
+/// What a deployment asks for.
+fn deployment(name: &str, repository: &str, limit_seconds: u64) -> Request {
+    Request::Deploy(Box::new(Deploy {
+        name: name.into(),
+        reference: "demo/base".into(),
+        repository: Repository {
+            address: repository.into(),
+            credentials: Credentials::default(),
+        },
+        login: LoginWish::default(),
+        machine: MachineWish::default(),
+        ports: vec![],
+        wait: Wait {
+            until: Until::Started,
+            limit_seconds,
+        },
+    }))
+}
+
+impl Service {
+    /// Fails if anything of an instance is there.
+    fn nothing_left(&self) {
+        let entries = std::fs::read_dir(self.dir.path().join("state/instances")).unwrap();
+        let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["host.lock"]);
+    }
+}
+
+/// A registry that takes questions and does not answer.
+fn silent_registry() -> (TcpListener, String) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    (listener, address)
+}
+
+#[test]
+fn a_deployment_waits_for_its_content_as_long_as_it_may() {
+    let service = serve();
+    let (_registry, address) = silent_registry();
+    let failed = service.call(deployment("web", &address, 1));
+    assert_eq!(kind(failed), FailureKind::Unavailable);
+    service.nothing_left();
+}
+
+#[test]
+fn a_deployment_that_waits_is_given_up_by_its_removal_and_by_the_end() {
+    let service = serve();
+    let (registry, address) = silent_registry();
+    for end in [false, true] {
+        std::thread::scope(|scope| {
+            // Longer than this test may take; no clock counts so many seconds.
+            let deployed = scope.spawn(|| service.call(deployment("web", &address, u64::MAX)));
+            // It asks its registry: it is there, and waits.
+            let _asked = registry.accept().unwrap();
+            let twice = service.call(deployment("web", &address, 1));
+            assert_eq!(kind(twice), FailureKind::Conflict);
+            let name = "web".into();
+            let ended = match end {
+                false => service.call(Request::Remove { name }),
+                true => service.call(Request::End),
+            };
+            assert!(ended.is_ok(), "{ended:?}");
+            assert_eq!(kind(deployed.join().unwrap()), FailureKind::Conflict);
+        });
+        service.nothing_left();
+    }
+}
+
+#[test]
+fn a_port_is_published_once() {
+    let service = serve();
+    let Request::Deploy(mut deploy) = deployment("web", "/nowhere", 1) else {
+        panic!()
+    };
+    deploy.ports = [80, 81].map(|guest| Forward { host: 8080, guest }).into();
+    let twice = service.call(Request::Deploy(deploy));
+    assert_eq!(kind(twice), FailureKind::Invalid);
+}
+
 #[test]
 fn a_deployment_that_fails_leaves_nothing() {
     let service = serve();
@@ -164,18 +255,14 @@ fn a_deployment_that_fails_leaves_nothing() {
         "name": "web", "reference": "demo/base", "repository": { "address": "/nowhere", "credentials": {} },
         "login": { "user": null, "authorized_keys": [], "identity_file": null },
         "machine": { "memory_bytes": null, "cpus": null, "disk_bytes": null, "acceleration": "tcg" },
-        "ports": [], "wait": "none",
+        "ports": [], "wait": { "until": "started", "limit_seconds": 10 },
     } } });
     for _ in 0..2 {
         let answer = service.answer(format!("{call}\n").as_bytes());
         let message = answer["failed"]["message"].as_str().unwrap();
         assert_eq!(message, "open the repository: `/nowhere` is not there");
     }
-    let left: Vec<_> = std::fs::read_dir(service.dir.path().join("state/instances"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert_eq!(left, ["host.lock"]);
+    service.nothing_left();
 }
 
 #[test]
@@ -239,15 +326,15 @@ fn what_was_half_made_is_removed_and_damage_is_shown() {
     let listener = runtime.block_on(async { listen_unix(&socket) }).unwrap();
     runtime.spawn(async move { serve_control(host, listener, 0, std::future::pending()).await });
     let client = || HostClient::connect(&socket).unwrap();
-    let listed = client().call(Request::List, |_, _| {}).unwrap();
+    let listed = client().call(Request::List, |_| {}).unwrap();
     let Outcome::Instances { damaged, .. } = listed else {
         panic!("{listed:?}")
     };
     assert_eq!(damaged[0].name, "damaged");
     let name = || "damaged".to_owned();
-    let inspected = client().call(Request::Inspect { name: name() }, |_, _| {});
+    let inspected = client().call(Request::Inspect { name: name() }, |_| {});
     assert_eq!(kind(inspected), FailureKind::Integrity);
-    let removed = client().call(Request::Remove { name: name() }, |_, _| {});
+    let removed = client().call(Request::Remove { name: name() }, |_| {});
     assert!(removed.is_ok(), "{removed:?}");
     assert!(!instances.join("damaged").exists());
 }

@@ -74,7 +74,7 @@ impl Deploy {
             user: self.user.clone(),
             ..login_wish(self.ssh_key.as_deref())?
         };
-        let request = Request::Deploy(api::Deploy {
+        let request = Request::Deploy(Box::new(api::Deploy {
             name: self.name,
             reference: self.reference.to_string(),
             repository: context.repository_of(&[&self.reference])?,
@@ -90,7 +90,7 @@ impl Deploy {
             },
             ports: self.publish,
             wait: self.waiting.wish(),
-        });
+        }));
         let outcome = call(context, request, show_stage(context))?;
         show_started(context, outcome)
     }

@@ -41,7 +41,7 @@ impl Row for Listed {
 
 impl Ls {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let outcome = call(context, Request::List, |_, _| {})?;
+        let outcome = call(context, Request::List, |_| {})?;
         let Outcome::Instances { instances, damaged } = outcome else {
             return Err(unexpected(&outcome));
         };

@@ -14,7 +14,8 @@ mod stop;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use shale_hostd::api::{
-    Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, Wait,
+    Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, StageReport, Until,
+    Wait,
 };
 
 use crate::commands::host::call;
@@ -76,18 +77,19 @@ pub(crate) struct Waiting {
     /// What to wait for
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     wait: WaitFor,
-    /// Longest wait, in seconds; the machine runs on
+    /// Longest wait, in seconds, for what is fetched first and then for that; a machine that boots runs on
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     timeout: u64,
 }
 
 impl Waiting {
     fn wish(&self) -> Wait {
-        match self.wait {
-            WaitFor::None => Wait::None,
-            WaitFor::Login => Wait::Login {
-                limit_seconds: self.timeout,
+        Wait {
+            until: match self.wait {
+                WaitFor::None => Until::Started,
+                WaitFor::Login => Until::Login,
             },
+            limit_seconds: self.timeout,
         }
     }
 }
@@ -95,7 +97,7 @@ impl Waiting {
 /// One instance, asked of the service.
 fn inspect_one(context: &Context, name: &str) -> anyhow::Result<Instance> {
     let name = name.to_owned();
-    match call(context, Request::Inspect { name }, |_, _| {})? {
+    match call(context, Request::Inspect { name }, |_| {})? {
         Outcome::Instance(instance) => Ok(*instance),
         other => Err(unexpected(&other)),
     }
@@ -106,11 +108,11 @@ fn unexpected(outcome: &Outcome) -> anyhow::Error {
     anyhow::anyhow!("the host service answered {outcome:?}")
 }
 
-/// Prints a stage on standard error.
-fn show_stage(context: &Context) -> impl FnMut(Stage, f64) + use<> {
+/// Prints how far a request is on standard error.
+fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
     let quiet = context.global.quiet;
-    move |stage, seconds| {
-        let text = match stage {
+    move |report| {
+        let text = match report.stage {
             Stage::Compose => "composing the template",
             Stage::Identity => "making its disk and identity",
             Stage::Kernel => "reading its kernel",
@@ -118,8 +120,11 @@ fn show_stage(context: &Context) -> impl FnMut(Stage, f64) + use<> {
             Stage::Boot => "booting",
             Stage::ShutDown => "shutting down",
         };
-        if !quiet {
-            note!("{seconds:7.2} s  {text}");
+        let seconds = report.seconds;
+        match report.stall {
+            _ if quiet => {}
+            None => note!("{seconds:7.2} s  {text}"),
+            Some(stall) => note!("{seconds:7.2} s  {text} waits: {stall}"),
         }
     }
 }

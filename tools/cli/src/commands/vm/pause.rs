@@ -16,7 +16,7 @@ pub(crate) struct Pause {
 impl Pause {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let request = Request::Pause { name: self.name };
-        call(context, request, |_, _| {})?;
+        call(context, request, |_| {})?;
         Ok(())
     }
 }
@@ -31,7 +31,7 @@ pub(crate) struct Resume {
 impl Resume {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let request = Request::Resume { name: self.name };
-        call(context, request, |_, _| {})?;
+        call(context, request, |_| {})?;
         Ok(())
     }
 }

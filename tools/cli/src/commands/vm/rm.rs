@@ -30,7 +30,7 @@ impl Rm {
             return Ok(());
         }
         let request = Request::Remove { name: self.name };
-        call(context, request, |_, _| {})?;
+        call(context, request, |_| {})?;
         Ok(())
     }
 
