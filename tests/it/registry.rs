@@ -222,7 +222,10 @@ fn a_registry_beyond_loopback_wants_tls_and_tokens() -> Result<()> {
     };
     refused(&[], "give a certificate")?;
     refused(&["--tls-self-signed"], "make tokens and require them")?;
-    refused(&["--tls-self-signed"], "`shale token create NAME` makes one")?;
+    refused(
+        &["--tls-self-signed"],
+        "`shale token create NAME` makes one",
+    )?;
     refused(&["--insecure-no-tls"], "make tokens and require them")?;
     let token = run(home
         .command()

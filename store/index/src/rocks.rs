@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rocksdb::{
-    BoundColumnFamily, ColumnFamilyDescriptor, DBPinnableSlice, DBWithThreadMode, IteratorMode, MultiThreaded,
-    Options, ReadOptions, WriteBatch,
+    BoundColumnFamily, ColumnFamilyDescriptor, DBPinnableSlice, DBWithThreadMode, IteratorMode,
+    MultiThreaded, Options, ReadOptions, WriteBatch,
 };
 use shale_model::{
     ChunkId, ChunkIndex, ID_LEN, Location, PackContents, PackId, SeamError, SeamResult, Trouble,

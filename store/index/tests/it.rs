@@ -9,7 +9,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use shale_index::{IndexReader, OpenError, RocksIndex};
 use shale_model::{
-    ChunkId, ChunkIndex, Codec, MemoryIndex, PackContents, PackId, Trouble, check_chunk_index, locations_of,
+    ChunkId, ChunkIndex, Codec, MemoryIndex, PackContents, PackId, Trouble, check_chunk_index,
+    locations_of,
 };
 
 fn open(path: &Path) -> RocksIndex {

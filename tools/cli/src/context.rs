@@ -12,7 +12,9 @@ use shale_files::{DirFiles, LockError};
 use shale_hostd::api::{Credentials, Repository};
 use shale_hostd::{Composer, HostDirs, Place, private_dir, registry_url};
 use shale_model::{Catalog, Platform, Reference, TemplateId, TemplateIndex};
-use shale_view::{Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, RetrySettings};
+use shale_view::{
+    Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, RetrySettings,
+};
 use shale_wire::Fingerprint;
 use tokio::runtime::{Handle, Runtime};
 
@@ -165,7 +167,8 @@ impl Context {
     /// The place that all of these references are of, for a command that writes chunks: a repository of this
     /// machine is then closed to others that do.
     pub(crate) fn place_to_write(&self, references: &[&Reference]) -> anyhow::Result<Place> {
-        self.places().open_to_write(&self.repository_of(references)?)
+        self.places()
+            .open_to_write(&self.repository_of(references)?)
     }
 
     /// The place that all of these references are of.
