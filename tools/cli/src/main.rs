@@ -8,6 +8,7 @@
 mod commands;
 mod context;
 mod failure;
+mod memory;
 mod output;
 mod patience;
 mod progress;
@@ -34,6 +35,9 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Push(_) = cli.command {
+        memory::set_up_for_push();
+    }
     let debug = cli.global.debug;
     let done = Context::new(cli.global).and_then(|context| cli.command.run(&context));
     match done {

@@ -45,7 +45,9 @@ impl From<Kind> for Data {
 struct Node {
     /// Number of its mode, owner and extended attributes, which many nodes share.
     row: u32,
-    mtime: Mtime,
+    /// The parts of its time, which together would take four bytes more.
+    seconds: i64,
+    nanos: u32,
     data: Data,
 }
 
@@ -110,9 +112,11 @@ impl Collected {
                 next
             }
         };
+        let Mtime { seconds, nanos } = mtime;
         self.nodes.push(Node {
             row: number,
-            mtime,
+            seconds,
+            nanos,
             data,
         });
         Ok(())
@@ -200,7 +204,8 @@ impl Collected {
             Data::BlockDevice(rdev) => Kind::BlockDevice(*rdev),
             Data::Fifo => Kind::Fifo,
         };
-        let attrs = attrs(&self.rows[node.row as usize], node.mtime);
+        let (seconds, nanos) = (node.seconds, node.nanos);
+        let attrs = attrs(&self.rows[node.row as usize], Mtime { seconds, nanos });
         Ok(Entry { name, attrs, kind })
     }
 
