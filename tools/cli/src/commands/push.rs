@@ -11,7 +11,7 @@ use shale_hostd::Place;
 use shale_ingest::{Difference, DirSource, PushStats, Source, TarSource, push_tree};
 use shale_model::{
     Chunker, LayerId, Machine, Platform, Reference, Sink, Template, TemplateId, TemplateIndex,
-    TemplateLayer,
+    TemplateLayer, Trouble,
 };
 
 use crate::context::{Context, get_index, resolve};
@@ -111,7 +111,7 @@ impl Push {
             made_on,
         });
         let template = Template::new(Platform::default(), layers, machine);
-        let id = name_template(&*sink, &self.reference, before, &template)?;
+        let id = name_template(&place, &*sink, &self.reference, before, &template)?;
         let totals = pushed.root.totals;
         let PushStats {
             sent_chunks,
@@ -151,8 +151,10 @@ fn tar(archive: impl Read + 'static) -> Box<dyn Source> {
     Box::new(TarSource::new(BufReader::with_capacity(1 << 20, archive)))
 }
 
-/// Stores a template and points the reference at it, if it still points where it did.
-pub(crate) fn name_template(
+/// Stores a template and points the reference at it, if it still points where it did. That somebody else made it
+/// point there meanwhile is success too: two pushes of the same at once want the same.
+fn name_template(
+    place: &Place,
     sink: &dyn Sink,
     reference: &Reference,
     before: Option<TemplateIndex>,
@@ -161,11 +163,17 @@ pub(crate) fn name_template(
     let id = sink.put_template(&template.encode())?;
     let platform = template.platform.clone();
     let index = match before.clone() {
-        None => TemplateIndex::one(platform, id),
-        Some(index) => index.with(platform, id),
+        None => TemplateIndex::one(platform.clone(), id),
+        Some(index) => index.with(platform.clone(), id),
     };
-    sink.set_ref(&reference.name, before.as_ref(), &index)?;
-    Ok(id)
+    match sink.set_ref(&reference.name, before.as_ref(), &index) {
+        Err(error) if error.trouble == Trouble::Conflict => {
+            let now = get_index(place, reference)?;
+            let same = now.is_some_and(|now| now.get(&platform) == Some(id));
+            same.then_some(id).ok_or_else(|| error.into())
+        }
+        set => Ok(set.map(|()| id)?),
+    }
 }
 
 /// Names a template in `place`, outside of a push.
@@ -175,5 +183,5 @@ pub(crate) fn store_template(
     template: &Template,
 ) -> anyhow::Result<TemplateId> {
     let before = get_index(place, reference)?;
-    name_template(&*place.sink()?, reference, before, template)
+    name_template(place, &*place.sink()?, reference, before, template)
 }
