@@ -2,33 +2,52 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use harness::Shale;
 
 use crate::vm::Vms;
 
-/// A registry that lets nobody in, and remembers who knocked. It ends with the test's process.
+/// A registry that lets nobody in, and remembers who knocked.
 struct Closed {
+    listener: TcpListener,
     address: String,
     /// Of each request, what it said about who asks.
-    asked: Arc<Mutex<Vec<Option<String>>>>,
+    asked: Mutex<Vec<Option<String>>>,
+    ended: AtomicBool,
 }
 
 impl Closed {
-    fn start() -> Result<Self> {
+    fn new() -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let address = listener.local_addr()?.to_string();
-        let asked = Arc::default();
-        let of_thread = Arc::clone(&asked);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // A client that leaves in the middle shows in what the test finds.
-                let _ = refuse(stream, &of_thread);
-            }
-        });
-        Ok(Self { address, asked })
+        Ok(Self {
+            address: listener.local_addr()?.to_string(),
+            listener,
+            asked: Mutex::default(),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// Answers while `work` is done.
+    fn during<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for stream in self.listener.incoming().flatten() {
+                    if self.ended.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    // A client that leaves in the middle shows in what the test finds.
+                    let _ = refuse(stream, &self.asked);
+                }
+            });
+            let done = work();
+            self.ended.store(true, Ordering::SeqCst);
+            // It looks up.
+            let _ = TcpStream::connect(&self.address);
+            done
+        })
     }
 
     /// The tokens that were shown since the last call, one for each request.
@@ -71,8 +90,12 @@ fn check(registry: &Closed, token: Option<&str>, why: &str) -> Result<()> {
 
 #[test]
 fn a_token_goes_to_its_own_registry_only() -> Result<()> {
+    let (own, other) = (Closed::new()?, Closed::new()?);
+    own.during(|| other.during(|| each_is_shown_its_token(&own, &other)))
+}
+
+fn each_is_shown_its_token(own: &Closed, other: &Closed) -> Result<()> {
     let shale = Shale::new()?;
-    let (own, other) = (Closed::start()?, Closed::start()?);
     std::fs::write(shale.home().join("token"), "secret\n")?;
     let url = format!("http://{}", own.address);
     let inspect = |options: &[&str], reference: &str| -> Result<()> {
@@ -85,14 +108,14 @@ fn a_token_goes_to_its_own_registry_only() -> Result<()> {
     };
     let repository = ["--repository", url.as_str()];
     inspect(&repository, "a/b")?;
-    check(&own, Some("secret"), "the registry of --repository")?;
+    check(own, Some("secret"), "the registry of --repository")?;
     inspect(&repository, &format!("{}/a/b", own.address))?;
-    check(&own, Some("secret"), "the same, named by a reference")?;
+    check(own, Some("secret"), "the same, named by a reference")?;
     inspect(&repository, &format!("{}/a/b", other.address))?;
-    check(&other, None, "a registry beside that of --repository")?;
+    check(other, None, "a registry beside that of --repository")?;
     for options in [&[][..], &["--repository", "directory"]] {
         inspect(options, &format!("{}/a/b", other.address))?;
-        check(&other, Some("secret"), "the only registry that is named")?;
+        check(other, Some("secret"), "the only registry that is named")?;
     }
     ensure!(own.tokens().is_empty(), "a registry that nobody named");
     Ok(())
@@ -100,8 +123,12 @@ fn a_token_goes_to_its_own_registry_only() -> Result<()> {
 
 #[test]
 fn a_running_service_shows_the_token_of_each_command() -> Result<()> {
+    let registry = Closed::new()?;
+    registry.during(|| each_command_shows_its_token(&registry))
+}
+
+fn each_command_shows_its_token(registry: &Closed) -> Result<()> {
     let vms = Vms::new()?;
-    let registry = Closed::start()?;
     let home = vms.shale.home();
     let reference = format!("{}/a/b", registry.address);
     let deploy = |token: Option<&str>| -> Result<()> {
@@ -112,7 +139,7 @@ fn a_running_service_shows_the_token_of_each_command() -> Result<()> {
         }
         let code = command.output().context("start shale")?.status.code();
         ensure!(code == Some(4), "{command:?}: {code:?}");
-        check(&registry, token, "the registry of a deployment")
+        check(registry, token, "the registry of a deployment")
     };
     // The service is started by the first.
     deploy(None)?;
@@ -121,5 +148,14 @@ fn a_running_service_shows_the_token_of_each_command() -> Result<()> {
     deploy(Some("two"))?;
     deploy(None)?;
     ensure!(vms.service_pid()? == service, "the service is another");
+    // A token that was changed in its file is shown too, once the old one is refused.
+    std::fs::write(home.join("one"), "three")?;
+    let mut command = vms.command(&["deploy", &reference, "--name", "a"]);
+    command.args(["--token-file", "one"]).output()?;
+    let shown = registry.tokens();
+    ensure!(
+        shown.contains(&Some("Bearer three".to_owned())),
+        "{shown:?}"
+    );
     Ok(())
 }

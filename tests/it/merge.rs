@@ -11,8 +11,9 @@ use anyhow::{Context, Result, ensure};
 use harness::{App, Input, LoopMount, Shale, compare_trees, need_root, run, tool};
 
 use crate::export::check_file_system;
+use crate::vm::Vms;
 
-use guest::boot;
+use guest::check_deployed;
 use tree::{check_together, inside};
 
 /// The base, and the applications that were installed on it apart from each other.
@@ -173,12 +174,12 @@ fn privileged_applications_made_apart_live_together_and_move_to_a_base_with_upda
 #[test]
 fn privileged_boot_base_nginx_postgresql_in_one_vm() -> Result<()> {
     let inputs = Inputs::new()?;
-    let shale = Shale::new()?;
-    inputs.push(&shale)?;
-    boot(&shale, &inputs, "test/web")?;
+    let vms = Vms::new()?;
+    inputs.push(&vms.shale)?;
+    check_deployed(&vms, "test/web")?;
     let work = tempfile::tempdir_in("/var/tmp")?;
-    inputs.rebase(&shale, &work.path().join("base"))?;
-    boot(&shale, &inputs, "test/web:2")
+    inputs.rebase(&vms.shale, &work.path().join("base"))?;
+    check_deployed(&vms, "test/web:2")
 }
 
 /// Pushes two layers onto a base that changed one file each in its own way.

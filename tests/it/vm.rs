@@ -4,10 +4,14 @@ mod host;
 mod kills;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, need_root, run, tool};
+use harness::{Input, LoopMount, free_port, need_root, run, tool};
 use serde_json::Value;
 
 use crate::export::check_file_system;
@@ -25,15 +29,21 @@ fn self_image(vms: &Vms, name: &str) -> Result<Vec<String>> {
     Ok(said.lines().map(str::to_owned).collect())
 }
 
-/// Deploys both at once; the first with a user, a key and a larger disk of its own.
-fn deploy_two(vms: &Vms) -> Result<Value> {
-    let key = vms.shale.home().join("key");
+/// Makes a pair of keys in the home directory.
+fn make_key(vms: &Vms, name: &str) -> Result<PathBuf> {
+    let key = vms.shale.home().join(name);
     run(tool("ssh-keygen")?
         .args(["-q", "-t", "ed25519", "-N", "", "-f"])
         .arg(&key))?;
-    let public = key.with_extension("pub");
+    Ok(key)
+}
+
+/// Deploys both at once; the first with a user, a key, memory, a port and a larger disk of its own.
+fn deploy_two(vms: &Vms, publish: &str) -> Result<Value> {
+    let public = make_key(vms, "key")?.with_extension("pub");
     let mut one = vms.command(&["deploy", "test/base", "--name", "one", "--disk", "3G"]);
-    one.args(["--user", "ada", "--memory", "400M", "--format", "json"]);
+    one.args(["--user", "ada", "--memory", "640M", "--format", "json"]);
+    one.args(["--publish", publish]);
     one.args(["--timeout", BOOT_SECONDS, "--ssh-key"])
         .arg(&public);
     let mut two = vms.command(&["deploy", "test/base", "--name", "two", "--cpus", "1"]);
@@ -58,7 +68,8 @@ fn privileged_boot_two_machines_of_one_template_are_themselves_and_outlive_their
         .arg("push")
         .arg(base.tree())
         .arg("test/base"))?;
-    let deployed = deploy_two(&vms)?;
+    let published = free_port()?;
+    let deployed = deploy_two(&vms, &format!("{published}:22"))?;
     let login = &deployed["login"];
     println!(
         "login after {} s, {} s waited",
@@ -85,10 +96,13 @@ fn privileged_boot_two_machines_of_one_template_are_themselves_and_outlive_their
         .trim()
         .parse()?;
     ensure!(size > 28 << 26, "a disk of 3 GiB shows {size} bytes");
-    // The template has none of it.
-    let tree = base.tree();
-    ensure!(fs::read(tree.join("etc/machine-id"))?.is_empty());
-    ensure!(!tree.join("etc/ssh/ssh_host_ed25519_key").exists());
+    // The template's 512 MiB would be less, and 640 MiB are not all the kernel's to give.
+    let memory = vms.ssh("one", "awk '/^MemTotal:/ { print $2 }' /proc/meminfo")?;
+    let memory = memory.trim().parse::<u64>()? << 10;
+    ensure!(memory > 520 << 20 && memory < 640 << 20, "{memory} bytes");
+    published_port_leads_in(published)?;
+    another_key_is_refused(&vms, &deployed)?;
+    others_hold_nothing_of_it(&vms, &base)?;
 
     console_answers(&vms)?;
     service_dies_under_a_writer(&vms)?;
@@ -97,6 +111,88 @@ fn privileged_boot_two_machines_of_one_template_are_themselves_and_outlive_their
     vms.run(&["rm", "one", "--yes"])?;
     vms.run(&["rm", "two", "--yes"])?;
     vms.nothing_left()
+}
+
+/// The guest's SSH server speaks first (RFC 4253, 4.2).
+fn published_port_leads_in(port: u16) -> Result<()> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut banner = String::new();
+    BufReader::new(stream).read_line(&mut banner)?;
+    ensure!(banner.starts_with("SSH-2.0-OpenSSH"), "{banner:?}");
+    Ok(())
+}
+
+/// Only the key of --ssh-key logs in to the first machine.
+fn another_key_is_refused(vms: &Vms, deployed: &Value) -> Result<()> {
+    let port = deployed["ssh"]["port"].to_string();
+    let log_in = |key: &Path| -> Result<(bool, String)> {
+        let mut ssh = tool("ssh")?;
+        ssh.args([
+            "-F",
+            "/dev/null",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "IdentitiesOnly=yes",
+        ]);
+        ssh.args([
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+        ]);
+        ssh.args(["-o", "IdentityAgent=none", "-p", &port, "-i"])
+            .arg(key);
+        let output = ssh.args(["ada@127.0.0.1", "true"]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok((output.status.success(), said))
+    };
+    let (right, said) = log_in(&vms.shale.home().join("key"))?;
+    ensure!(right, "{said}");
+    for other in [make_key(vms, "other")?, vms.path("ssh/id_ed25519")] {
+        let (wrong, said) = log_in(&other)?;
+        ensure!(!wrong && said.contains("Permission denied"), "{said}");
+    }
+    Ok(())
+}
+
+/// Neither the template nor what its machines share has anything of what makes one itself.
+fn others_hold_nothing_of_it(vms: &Vms, base: &Input) -> Result<()> {
+    let key = vms.ssh("two", "sed -n 3p /etc/ssh/ssh_host_ed25519_key")?;
+    let key = key.trim();
+    ensure!(key.len() > 40, "a line of the key: {key:?}");
+    let holds = |below: &[PathBuf]| -> Result<String> {
+        let mut grep = Command::new("grep");
+        let output = grep.args(["-rlaF", "-e", key]).args(below).output()?;
+        ensure!(output.status.code() < Some(2), "{output:?}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let own = holds(&[vms.path("instances")])?;
+    ensure!(own.contains("two/overlay"), "its own overlay has it: {own}");
+    let cache = vms.shale.home().join(".cache");
+    let shared = holds(&[vms.path("repository"), vms.path("plans"), cache])?;
+    ensure!(shared.is_empty(), "{shared}");
+
+    // The service has the repository; guests wait for the next one.
+    run(vms.shale.command().args(["host", "stop"]))?;
+    let disk = vms.shale.home().join("template.raw");
+    run(vms.shale.command().args(["export", "test/base"]).arg(&disk))?;
+    let mount = LoopMount::new(&disk, "ro")?;
+    let (exported, pushed) = (mount.path(), base.tree());
+    ensure!(fs::read(exported.join("etc/machine-id"))?.is_empty());
+    for name in ["etc/hostname", "etc/passwd", "etc/shadow"] {
+        let [exported, pushed] = [&exported, &pushed].map(|tree| fs::read(tree.join(name)).ok());
+        ensure!(exported == pushed, "{name} is another");
+    }
+    for entry in fs::read_dir(exported.join("etc/ssh"))? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        ensure!(!name.starts_with("ssh_host_"), "the template has {name}");
+    }
+    ensure!(!exported.join("root/.ssh/authorized_keys").exists());
+    mount.unmount()?;
+    Ok(fs::remove_file(disk)?)
 }
 
 /// A console is typed on through a pipe.
@@ -196,8 +292,33 @@ fn check_disk(vms: &Vms, name: &str) -> Result<()> {
     Ok(fs::remove_file(copy)?)
 }
 
+/// Two deployments that want the same port at once.
+fn one_of_two_gets_a_port(vms: &Vms) -> Result<()> {
+    let publish = format!("{}:80", free_port()?);
+    let deploy = |name: &str| {
+        let mut command = vms.command(&["deploy", "test/kernel", "--wait", "none", "--quiet"]);
+        command.args(["--name", name, "--publish", &publish]);
+        command.stdout(std::process::Stdio::null());
+        command.stderr(std::process::Stdio::null());
+        command.spawn().context("start shale")
+    };
+    let both = [deploy("c")?, deploy("d")?];
+    let mut codes = Vec::new();
+    for mut child in both {
+        codes.push(child.wait()?.code());
+    }
+    let gone = match codes[..] {
+        [Some(0), Some(5)] => "d",
+        [Some(5), Some(0)] => "c",
+        _ => anyhow::bail!("{codes:?}"),
+    };
+    let there = if gone == "c" { "d" } else { "c" };
+    ensure!(failure(&mut vms.command(&["inspect", gone]))? == 3);
+    vms.run(&["rm", there, "--yes"]).map(drop)
+}
+
 #[test]
-fn privileged_commands_on_machines_answer_with_their_exit_codes() -> Result<()> {
+fn privileged_boot_commands_on_machines_answer_with_their_exit_codes() -> Result<()> {
     need_root()?;
     let vms = Vms::with_kernel_only()?;
     let deploy = |name: &str, more: &[&str]| {
@@ -205,11 +326,18 @@ fn privileged_commands_on_machines_answer_with_their_exit_codes() -> Result<()> 
         command.args(more);
         command
     };
-    run(&mut deploy("a", &["--publish", "18923:80"]))?;
+    let port = free_port()?;
+    let [publish, other] = [80, 81].map(|guest| format!("{port}:{guest}"));
+    run(&mut deploy("a", &["--publish", &publish]))?;
     ensure!(vms.state("a")? == "running");
     for (command, code) in [
         (deploy("a", &[]), 5),
-        (deploy("b", &["--publish", "18923:80"]), 5),
+        (deploy("b", &["--publish", &publish]), 5),
+        (
+            deploy("b", &["--publish", &publish, "--publish", &other]),
+            2,
+        ),
+        (deploy("b", &["--memory", "256M"]), 2),
         (deploy("b", &["--disk", "1M"]), 2),
         (deploy("B", &[]), 2),
         (deploy("b", &["--user", "Not A User"]), 2),
@@ -229,7 +357,7 @@ fn privileged_commands_on_machines_answer_with_their_exit_codes() -> Result<()> 
                 "0",
                 "--force",
                 "--timeout",
-                "1",
+                "5",
             ]),
             6,
         ),
@@ -238,6 +366,7 @@ fn privileged_commands_on_machines_answer_with_their_exit_codes() -> Result<()> 
         let found = failure(&mut command)?;
         ensure!(found == code, "{found} for {command:?}");
     }
+    one_of_two_gets_a_port(&vms)?;
     vms.run(&["pause", "a"])?;
     ensure!(vms.state("a")? == "paused");
     vms.run(&["resume", "a"])?;

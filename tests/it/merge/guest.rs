@@ -1,74 +1,65 @@
-//! A virtual machine whose applications are asked.
+//! A deployed virtual machine whose applications are asked.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use harness::{Background, Disk, Forward, Machine, Qemu, Shale, free_port};
+use anyhow::{Context, Result, ensure};
+use harness::{free_port, run};
 
-use super::Inputs;
+use crate::vm::Vms;
 
-/// How long a guest may take to its services, without acceleration and beside other tests.
+/// How long a guest may take to its login prompt and to its services, without acceleration.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(300);
 
-/// Boots `reference` lazily and waits until both applications answer.
-pub(super) fn boot(shale: &Shale, inputs: &Inputs, reference: &str) -> Result<()> {
-    let work = tempfile::tempdir()?;
-    let socket = work.path().join("s");
-    let mut serve = shale.command();
-    serve.args(["nbd", reference, "--socket"]).arg(&socket);
-    serve.arg("--overlay").arg(work.path().join("overlay"));
-    let server = Background::start_until(&mut serve, "serving")?;
-    let disk = Disk::Nbd {
-        socket,
-        export: String::new(),
-    };
-    let mut machine = Machine::new(inputs.base.kernel()?, inputs.base.initrd()?, disk);
-    machine.memory = 1024;
-    let (http, sql) = (free_port()?, free_port()?);
-    machine.forwards = vec![
-        Forward {
-            host: http,
-            guest: 80,
-        },
-        Forward {
-            host: sql,
-            guest: 5432,
-        },
-    ];
+/// Deploys `reference`, asks both applications and the guest about them, and removes the machine.
+pub(super) fn check_deployed(vms: &Vms, reference: &str) -> Result<()> {
+    let http = free_port()?;
+    let publish = format!("{http}:80");
+    let limit = ANSWERS_WITHIN.as_secs().to_string();
     let begun = Instant::now();
-    let mut vm = Qemu::start(&machine)?;
-    vm.wait_for("login:", ANSWERS_WITHIN)?;
+    let mut deploy = vec!["deploy", reference, "--name", "web", "--memory", "1G"];
+    deploy.extend(["--publish", &publish, "--timeout", &limit]);
+    vms.run(&deploy)?;
     println!("{reference}: login after {:?}", begun.elapsed());
-    for (name, port, ask) in [
-        ("nginx", http, ask_nginx as Ask),
-        ("PostgreSQL", sql, ask_postgresql),
-    ] {
-        let mut answer = ask(port);
-        while answer.is_err() && begun.elapsed() < ANSWERS_WITHIN {
-            std::thread::sleep(Duration::from_millis(200));
-            answer = ask(port);
-        }
-        let answer = answer.with_context(|| format!("{name} of {reference}"));
-        answer.with_context(|| vm.console().unwrap_or_default())?;
-        println!("{reference}: {name} after {:?}", begun.elapsed());
+    until(begun, || ask_nginx(http)).context("nginx")?;
+    println!("{reference}: nginx after {:?}", begun.elapsed());
+    let select = "runuser -u postgres -- psql -tAc 'select 1'";
+    let answer = until(begun, || vms.ssh("web", select)).context("PostgreSQL")?;
+    println!("{reference}: PostgreSQL after {:?}", begun.elapsed());
+    ensure!(answer == "1\n", "{answer}");
+
+    for user in ["postgres", "www-data"] {
+        let id = vms.ssh("web", &format!("id {user}"))?;
+        let expected = format!("({user}) gid=");
+        ensure!(id.starts_with("uid=") && id.contains(&expected), "{id}");
     }
-    vm.power_down(ANSWERS_WITHIN)?;
-    server.terminate()
+    let owners = vms.ssh("web", "stat -c %U /var/lib/postgresql/*/main")?;
+    ensure!(owners == "postgres\n", "{owners}");
+    let audit = vms.ssh("web", "dpkg --audit")?;
+    ensure!(audit.is_empty(), "dpkg --audit: {audit}");
+
+    vms.run(&["stop", "web", "--timeout", &limit])?;
+    vms.run(&["rm", "web", "--yes"])?;
+    vms.nothing_left()?;
+    // Until the next deployment the repository is free for other commands.
+    run(vms.shale.command().args(["host", "stop"])).map(drop)
 }
 
-/// Asks a service on this port, and fails while it does not answer as it should.
-type Ask = fn(u16) -> Result<()>;
-
-fn connect(port: u16) -> Result<TcpStream> {
-    let stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    Ok(stream)
+/// What `ask` answers, as soon as it does.
+fn until<T>(begun: Instant, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        let answer = ask();
+        if answer.is_ok() || begun.elapsed() > ANSWERS_WITHIN {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 fn ask_nginx(port: u16) -> Result<()> {
-    let mut stream = connect(port)?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
@@ -77,21 +68,4 @@ fn ask_nginx(port: u16) -> Result<()> {
         "{page}"
     );
     Ok(())
-}
-
-/// Begins a session (PostgreSQL documentation, "Message Flow"). The package's configuration lets nobody in from
-/// other machines: the server says so once it is up.
-fn ask_postgresql(port: u16) -> Result<()> {
-    let mut stream = connect(port)?;
-    // Protocol 3.0, parameters, and an empty name that ends them.
-    let startup = [&196_608_u32.to_be_bytes()[..], b"user\0postgres\0\0"].concat();
-    let len = startup.len() as u32 + 4;
-    stream.write_all(&[&len.to_be_bytes()[..], &startup].concat())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let text = String::from_utf8_lossy(&answer);
-    match answer.first() {
-        Some(b'E') if text.contains("no pg_hba.conf entry") => Ok(()),
-        _ => bail!("it says {:?}", answer.escape_ascii().to_string()),
-    }
 }

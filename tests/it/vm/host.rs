@@ -72,7 +72,8 @@ impl Vms {
         Ok(shown["state"].as_str().unwrap_or_default().to_owned())
     }
 
-    fn path(&self, below: &str) -> PathBuf {
+    /// Below the state directory.
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.shale.home().join(".state").join(below)
     }
 

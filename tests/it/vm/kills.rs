@@ -13,7 +13,7 @@ use super::host::Vms;
 const ROUNDS: usize = 30;
 
 #[test]
-fn privileged_a_deployment_whose_service_is_killed_is_whole_or_gone() -> Result<()> {
+fn privileged_boot_a_deployment_whose_service_is_killed_is_whole_or_gone() -> Result<()> {
     need_root()?;
     let vms = Vms::with_kernel_only()?;
     let mut random = Random::printed("service kills");

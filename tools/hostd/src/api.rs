@@ -109,7 +109,7 @@ pub struct Repository {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
-    /// The file that holds the token, with its path from the root.
+    /// The file that holds the token, with its path from the root; read again when the registry refuses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// The fingerprint of its certificate: `sha256:` and 64 hex digits.

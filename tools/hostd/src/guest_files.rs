@@ -248,11 +248,14 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
     use std::sync::Mutex;
+    use std::time::Duration;
 
     use shale_model::{BlockRun, BoxFuture, DeviceError, DeviceResult};
     use tokio::runtime::Runtime;
 
     use super::*;
+    use crate::error::HostError;
+    use crate::patience::Hope;
 
     /// A disk in a file, to read.
     struct FileDisk(File);
@@ -288,8 +291,8 @@ mod tests {
         }
     }
 
-    /// A disk that remembers what was read.
-    struct Seen(FileDisk, Mutex<Vec<Range<usize>>>);
+    /// A disk that remembers what was read, and answers so many reads.
+    struct Seen(FileDisk, Mutex<Vec<Range<usize>>>, usize);
 
     impl BlockDevice for Seen {
         fn size(&self) -> u64 {
@@ -302,8 +305,12 @@ mod tests {
             buffer: &'a mut [u8],
         ) -> BoxFuture<'a, DeviceResult<()>> {
             let range = offset as usize..offset as usize + buffer.len();
-            self.1.lock().unwrap().push(range);
-            self.0.read(offset, buffer)
+            let mut seen = self.1.lock().unwrap();
+            seen.push(range);
+            match seen.len() <= self.2 {
+                true => self.0.read(offset, buffer),
+                false => Box::pin(std::future::pending()),
+            }
         }
 
         fn write<'a>(&'a self, offset: u64, data: &'a [u8]) -> BoxFuture<'a, DeviceResult<()>> {
@@ -418,6 +425,31 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_disk_that_does_not_answer_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
+        fs::create_dir_all(&tree).unwrap();
+        fs::write(tree.join("vmlinuz"), "kernel").unwrap();
+        disk(&tree, &image, &[], "16M");
+        let runtime = Runtime::new().unwrap();
+        let hope = Hope::new();
+        let _given_up = hope.give_up();
+        // It ends at any read: of the superblock, of the kernel's bytes, and of what lies between.
+        let mut ended = 0;
+        for answers in 0.. {
+            let file = FileDisk(File::open(&image).unwrap());
+            let seen = Arc::new(Seen(file, Mutex::default(), answers));
+            let patience = hope.patience("web", Duration::MAX);
+            match boot_files(seen, runtime.handle().clone(), patience.clone()) {
+                Ok(_) => break,
+                Err(_) => ended += 1,
+            }
+            assert!(matches!(patience.over(), Some(HostError::GivenUp(_))));
+        }
+        assert!(ended > 3, "{ended} reads");
+    }
+
     /// A guest that wants to harm its host writes what it likes: the reader comes back, and takes little
     /// memory. Where it panics, the service answers that the work was interrupted.
     #[test]
@@ -454,6 +486,7 @@ mod tests {
         let seen = Arc::new(Seen(
             FileDisk(File::open(&image).unwrap()),
             Mutex::default(),
+            usize::MAX,
         ));
         boot_files(seen.clone(), runtime.handle().clone(), Patience::endless())
             .ok()

@@ -22,6 +22,7 @@ mod name;
 mod patience;
 mod place;
 mod record;
+mod renewed;
 mod seed;
 mod served;
 mod source;

@@ -28,7 +28,7 @@ pub(crate) fn rotate(log: &Path) -> io::Result<()> {
 }
 
 /// Where the older part of a log is kept.
-pub(crate) fn older(log: &Path) -> PathBuf {
+fn older(log: &Path) -> PathBuf {
     let mut name = log.as_os_str().to_owned();
     name.push(".1");
     name.into()

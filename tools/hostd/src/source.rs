@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shale_client::{Address, AddressError};
-use shale_model::{Platform, Reference, TemplateId};
+use shale_model::{Catalog, Fetch, Platform, Reference, TemplateId};
 use shale_view::{Cache, ChunkReader, Counters, RetrySettings};
 use tokio::runtime::Handle;
 
@@ -13,6 +13,7 @@ use crate::api::Repository;
 use crate::compose::Composer;
 use crate::error::{HostError, HostResult, PlaceFailure};
 use crate::place::Place;
+use crate::renewed::Renewed;
 
 /// Opens a repository. It must not wait for a network: guests that run are found again without one.
 pub type OpenPlace = Box<dyn Fn(&Repository) -> Result<Place, PlaceFailure> + Send + Sync>;
@@ -24,7 +25,7 @@ pub fn registry_url(host: &str) -> Result<String, AddressError> {
 
 /// A repository with what reads it. All of a host's share one cache.
 pub(crate) struct Source {
-    pub(crate) place: Place,
+    pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) reader: Arc<ChunkReader>,
     pub(crate) composer: Composer,
 }
@@ -39,7 +40,7 @@ impl Source {
             reference: reference.to_string(),
             platform,
         };
-        let index = self.place.catalog().get_ref(&reference.name)?;
+        let index = self.catalog.get_ref(&reference.name)?;
         let index = index.ok_or_else(|| missing(None))?;
         let platform = Platform::default();
         let name = || format!("{}/{}", platform.os, platform.architecture);
@@ -49,7 +50,7 @@ impl Source {
 
 /// The sources that were used so far.
 pub(crate) struct Sources {
-    open: OpenPlace,
+    open: Arc<OpenPlace>,
     cache: Arc<Cache>,
     counters: Arc<Counters>,
     runtime: Handle,
@@ -68,7 +69,7 @@ impl Sources {
         plans: PathBuf,
     ) -> Self {
         Self {
-            open,
+            open: Arc::new(open),
             cache,
             counters,
             runtime,
@@ -93,21 +94,30 @@ impl Sources {
             return Ok(source.clone());
         }
         let place = (self.open)(repository).map_err(HostError::Place)?;
+        let (catalog, fetch): (Arc<dyn Catalog>, Arc<dyn Fetch>) =
+            match repository.credentials.token_file {
+                None => (place.catalog(), place.fetch()),
+                Some(_) => {
+                    let renewed = Renewed::new(repository.clone(), self.open.clone(), place);
+                    let renewed = Arc::new(renewed);
+                    (renewed.clone(), renewed)
+                }
+            };
         let reader = ChunkReader::new(
-            place.fetch(),
+            fetch,
             self.cache.clone(),
             self.counters.clone(),
             RetrySettings::default(),
             self.runtime.clone(),
         );
         let composer = Composer::new(
-            place.catalog(),
+            catalog.clone(),
             reader.clone(),
             self.runtime.clone(),
             self.plans.clone(),
         );
         let source = Arc::new(Source {
-            place,
+            catalog,
             reader,
             composer,
         });

@@ -42,7 +42,7 @@ pub(crate) struct Deploy {
     /// Port of this host's loopback that leads to a port of the guest; may be given several times
     #[arg(long, value_name = "HOST:GUEST", value_parser = parse_forward)]
     publish: Vec<Forward>,
-    /// Memory
+    /// Memory; at least that of the template
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory: Option<u64>,
     /// Processors

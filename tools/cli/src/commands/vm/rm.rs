@@ -11,6 +11,8 @@ use crate::failure::{Exit, Failure};
 
 /// Remove a virtual machine with all that it wrote, running or not
 ///
+/// A deployment or a start that waits for its content is ended.
+///
 /// Examples:
 ///   shale vm rm web
 ///   shale vm rm web --yes
