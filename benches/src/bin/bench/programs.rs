@@ -9,13 +9,14 @@ use harness::{run, tool};
 use serde_json::Value;
 
 /// Peers that only benches use; all are in `dev/packages bench`. The others are known to the tests' harness.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("borg", "borgbackup"),
     ("casync", "casync"),
     ("mkfs.erofs", "erofs-utils"),
     ("mksquashfs", "squashfs-tools"),
     ("qemu-nbd", "qemu-utils"),
     ("restic", "restic"),
+    ("sqfstar", "squashfs-tools"),
     ("zstd", "zstd"),
 ];
 
