@@ -14,10 +14,13 @@ use crate::api::{API_VERSION, Answer, Call, Failure, FailureKind, MAX_CALL_BYTES
 use crate::host::{Host, Progress};
 
 /// Clients at a time: a person has one, a script some. Others wait in the socket's queue.
-const MAX_CLIENTS: usize = 256;
+const MAX_CLIENTS: u32 = 256;
 
 /// How long a client may take to say what it wants.
 const CALL_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a service that ends waits for its clients: for what is answered at once, not for a guest's login.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Wait after a failed `accept`: without it, a process that is out of file descriptors would spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -31,7 +34,7 @@ pub async fn serve_control(
     uid: u32,
     ended: impl Future<Output = ()>,
 ) {
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let clients = Arc::new(Semaphore::new(MAX_CLIENTS as usize));
     let accept = async {
         loop {
             let Ok(place) = clients.clone().acquire_owned().await else {
@@ -56,6 +59,8 @@ pub async fn serve_control(
         () = accept => {}
         () = ended => {}
     }
+    // Whoever ended the service is still to be told so.
+    let _ = timeout(ANSWERED_WITHIN, clients.acquire_many(MAX_CLIENTS)).await;
 }
 
 async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io::Result<()> {

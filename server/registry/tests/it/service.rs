@@ -1,6 +1,7 @@
 //! The service itself.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use shale_files::{Files, MemoryFiles, OpenMode};
 use shale_model::MemoryIndex;
@@ -83,8 +84,6 @@ fn requests_are_counted_by_route() {
     running.get(&path, &["range: bytes=0-99"]);
     running.get(&path, &["range: bytes=0-99"]);
     running.send("BREW", "/pot", &[], b"");
-    let metrics = running.get("/metrics", &[]);
-    let text = String::from_utf8(metrics.body).unwrap();
     let expected = [
         "shale_http_requests_total{method=\"GET\",route=\"/api/v1/packs/{pack}\",status=\"206\"} 2",
         "shale_http_requests_total{method=\"other\",route=\"\",status=\"404\"} 1",
@@ -93,8 +92,17 @@ fn requests_are_counted_by_route() {
         "shale_http_connections 1",
         "# EOF",
     ];
-    for line in expected {
-        assert!(text.contains(line), "{line}\n{text}");
+    // A body is counted when it is sent, which its reader may know first.
+    let begun = Instant::now();
+    loop {
+        let metrics = running.get("/metrics", &[]);
+        let text = String::from_utf8(metrics.body).unwrap();
+        let missing = expected.iter().find(|line| !text.contains(**line));
+        let Some(missing) = missing else {
+            return;
+        };
+        let late = begun.elapsed() > Duration::from_secs(10);
+        assert!(!late, "{missing}\n{text}");
     }
 }
 
