@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 23] = [
+const PACKAGES: [(&str, &str); 24] = [
+    ("chroot", "coreutils"),
     ("cp", "coreutils"),
     ("curl", "curl"),
     ("debugfs", "e2fsprogs"),

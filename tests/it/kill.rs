@@ -1,11 +1,13 @@
 //! Pushers that are killed: what was acknowledged stays, and nothing else is left.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use harness::{Background, LoopMount, Random, Shale, need_root, run, tree_differences};
+use anyhow::{Context, Result, ensure};
+use harness::{Background, LoopMount, Random, Shale, compare_trees, need_root, run};
 
 use crate::nbd::Kills;
 
@@ -30,6 +32,55 @@ pub(crate) fn random_tree(root: &Path, random: &mut Random) -> Result<()> {
     Ok(())
 }
 
+/// The files of a repository that pushes make, by their paths in it.
+pub(crate) struct Stored(BTreeSet<PathBuf>);
+
+impl Stored {
+    pub(crate) fn of(repository: &Path) -> Result<Self> {
+        let mut files = BTreeSet::new();
+        for directory in ["packs", "layers", "templates", "refs", "tmp"] {
+            find_files(repository, Path::new(directory), &mut files)?;
+        }
+        // Each process has one as long as it lives, and says nothing of a push.
+        files.retain(|file| !file.starts_with("tmp") || !file.ends_with("lock"));
+        Ok(Self(files))
+    }
+
+    /// What is on its way, or left over.
+    pub(crate) fn temporary(&self) -> Vec<&PathBuf> {
+        let files = self.0.iter();
+        files.filter(|file| file.starts_with("tmp")).collect()
+    }
+
+    /// Whether the reference of this round was set.
+    pub(crate) fn has_reference(&self, round: usize) -> bool {
+        let path = format!("refs/test/round-{round}/latest");
+        self.0.contains(Path::new(&path))
+    }
+
+    /// Whether the push of this round, which began `before`, had stored something and not yet its reference.
+    pub(crate) fn has_part_of_a_push(&self, before: &Self, round: usize) -> bool {
+        !self.has_reference(round) && self.0.difference(&before.0).next().is_some()
+    }
+}
+
+/// Adds the files below a directory, which may change meanwhile.
+fn find_files(root: &Path, below: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
+    let entries = match fs::read_dir(root.join(below)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("list {}", below.display()))?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => find_files(root, &path, found)?,
+            false => drop(found.insert(path)),
+        }
+    }
+    Ok(())
+}
+
 fn push(shale: &Shale, source: &Path, name: &str) -> std::process::Command {
     let mut command = shale.command();
     command.args(["push", "--quiet"]).arg(source).arg(name);
@@ -44,76 +95,76 @@ fn privileged_what_killed_pushers_acknowledged_is_there_and_nothing_is_left_over
     let mut random = Random::printed("pusher kills");
     let work = tempfile::tempdir_in("/var/tmp")?;
     let source = |n: usize| work.path().join(format!("tree-{n}"));
-    random_tree(&source(0), &mut random)?;
-    let begun = Instant::now();
+    // The first makes the repository; the second takes the time of all others.
+    for n in [0, 1] {
+        random_tree(&source(n), &mut random)?;
+    }
     run(&mut push(&shale, &source(0), "test/round-0"))?;
+    let begun = Instant::now();
+    run(&mut push(&shale, &source(1), "test/round-1"))?;
     let whole = begun.elapsed();
     let mut kills = Kills::default();
-    let mut acknowledged = vec![0];
-    let mut round = 0;
-    while kills.all < 30 {
+    let (mut acknowledged, mut there) = (2, vec![0, 1]);
+    let mut round = 1;
+    while !kills.are_enough() {
         round += 1;
-        ensure!(round < 200, "kills come too late");
+        ensure!(round < 200, "kills come too early or too late: {kills:?}");
         random_tree(&source(round), &mut random)?;
+        let before = Stored::of(&shale.repository())?;
         let name = format!("test/round-{round}");
         let pusher = Background::start(&mut push(&shale, &source(round), &name))?;
         // A little longer than a push takes, so that some finish.
         let delay = random.below(whole.as_micros() as u64 * 6 / 5);
         std::thread::sleep(Duration::from_micros(delay));
-        match pusher.kill()? {
+        let ended = pusher.kill()?;
+        let after = Stored::of(&shale.repository())?;
+        match ended {
             Some(status) => {
                 ensure!(status.success(), "push {round} ended with {status}");
-                acknowledged.push(round);
+                ensure!(after.has_reference(round), "push {round} is not there");
+                acknowledged += 1;
             }
-            None => {
-                kills.count(usize::from(delay > whole.as_micros() as u64 / 20), 2);
-                fs::remove_dir_all(source(round))?;
-            }
+            None => kills.hit(after.has_part_of_a_push(&before, round)),
         }
+        match after.has_reference(round) {
+            true => there.push(round),
+            false => fs::remove_dir_all(source(round))?,
+        }
+        // Opens what the dead one left, and sweeps it.
+        nothing_left_over(&shale)?;
     }
-    kills.assert_in_the_middle();
-    println!("{} pushes were acknowledged", acknowledged.len());
+    println!("{kills:?}");
+    println!(
+        "{acknowledged} pushes were acknowledged, {} are there",
+        there.len()
+    );
+    // Acknowledged or not: what has a name is whole.
     let listed = run(shale.command().args(["template", "ls"]))?;
-    for round in &acknowledged {
+    for round in &there {
         ensure!(listed.contains(&format!("round-{round}:")), "{listed}");
         check_round(&shale, *round, &source(*round))?;
     }
     nothing_left_over(&shale)
 }
 
-/// Everything of an acknowledged push, byte by byte, through a kernel.
+/// Everything of a push, byte by byte, through a kernel.
 fn check_round(shale: &Shale, round: usize, source: &Path) -> Result<()> {
     let disk = shale.home().join("round.raw");
     let name = format!("test/round-{round}");
     run(shale.command().args(["export", &name]).arg(&disk))?;
     let mount = LoopMount::new(&disk, "ro")?;
-    let differences = tree_differences(source, &mount.path())?;
-    let other: Vec<_> = differences
-        .iter()
-        .filter(|d| !d.contains("lost+found"))
-        .collect();
-    ensure!(other.is_empty(), "round {round}: {other:#?}");
+    compare_trees(source, &mount.path()).with_context(|| format!("round {round}"))?;
     mount.unmount()?;
     Ok(fs::remove_file(disk)?)
 }
 
 fn nothing_left_over(shale: &Shale) -> Result<()> {
     run(shale.command().args(["template", "ls"]))?;
-    let repository = shale.repository();
-    let left: Vec<PathBuf> = fs::read_dir(repository.join("tmp"))?
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<Result<_, _>>()?;
+    let stored = Stored::of(&shale.repository())?;
+    let left = stored.temporary();
+    ensure!(left.is_empty(), "left over: {left:?}");
     // The last process had a directory of its own there, which the next would sweep.
-    ensure!(left.len() <= 1, "left over: {left:?}");
-    for directory in left {
-        for file in fs::read_dir(&directory)? {
-            let name = file?.file_name();
-            ensure!(
-                name == "lock",
-                "left over: {name:?} in {}",
-                directory.display()
-            );
-        }
-    }
+    let sessions = fs::read_dir(shale.repository().join("tmp"))?.count();
+    ensure!(sessions <= 1, "{sessions} directories of dead processes");
     Ok(())
 }

@@ -117,8 +117,19 @@ pub(crate) struct Kills {
 impl Kills {
     /// Counts a kill after `done` of `all` steps.
     pub(crate) fn count(&mut self, done: usize, all: usize) {
+        self.hit(done > 0 && done < all);
+    }
+
+    /// Counts a kill that hit in the middle, or not.
+    pub(crate) fn hit(&mut self, in_the_middle: bool) {
         self.all += 1;
-        self.middle += usize::from(done > 0 && done < all);
+        self.middle += usize::from(in_the_middle);
+    }
+
+    /// Whether there were thirty, and fifteen that hit in the middle. For loops that go on until then, because how
+    /// many hit depends on what else the machine does.
+    pub(crate) fn are_enough(&self) -> bool {
+        self.all >= 30 && self.middle >= 15
     }
 
     pub(crate) fn assert_in_the_middle(&self) {
