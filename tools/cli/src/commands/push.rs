@@ -10,8 +10,8 @@ use serde::Serialize;
 use shale_hostd::Place;
 use shale_ingest::{Difference, DirSource, PushStats, Pushed, Source, TarSource, push_tree};
 use shale_model::{
-    Chunker, IndexEntry, LayerId, Machine, Platform, Reference, Sink, Template, TemplateId,
-    TemplateIndex, TemplateLayer,
+    Catalog, Chunker, IndexEntry, LayerId, Machine, Platform, Reference, Sink, Template,
+    TemplateId, TemplateIndex, TemplateLayer, Trouble,
 };
 
 use crate::context::{Context, Host, get_index, resolve_for};
@@ -128,7 +128,8 @@ impl Push {
         let references = [Some(&self.reference), self.base.as_ref()];
         let references: Vec<&Reference> = references.into_iter().flatten().collect();
         let place = context.place_to_write(&references)?;
-        let before = get_index(&*context.catalog(&place), &self.reference)?;
+        let catalog = context.catalog(&place);
+        let before = get_index(&*catalog, &self.reference)?;
         let base = self.base.as_ref();
         let base = base.map(|base| Base::open(context, place.clone(), base, &self.platform));
         let base = base.transpose()?;
@@ -159,7 +160,7 @@ impl Push {
             let composed = base.host.composer.compose(&template);
             composed.with_context(|| format!("put `{}` onto its base", self.source.display()))?;
         }
-        let id = name_template(&*sink, &self.reference, before, &template)?;
+        let id = name_template(&*sink, &*catalog, &self.reference, before, &template)?;
         let done = Done::new(&self.reference, id, &pushed);
         print_one(&done, context.global.format, context.global.quiet)
     }
@@ -226,20 +227,23 @@ fn tar(archive: impl Read + 'static) -> Box<dyn Source> {
 /// Stores a template and points the reference at it, if it still points where it did.
 pub(crate) fn name_template(
     sink: &dyn Sink,
+    catalog: &dyn Catalog,
     reference: &Reference,
     before: Option<TemplateIndex>,
     template: &Template,
 ) -> anyhow::Result<TemplateId> {
     let id = sink.put_template(&template.encode())?;
     let templates = TemplateIndex::one(template.platform.clone(), id);
-    set_reference(sink, reference, before, &templates)?;
+    set_reference(sink, catalog, reference, before, &templates)?;
     Ok(id)
 }
 
 /// Points the reference at stored templates, if it still points where it did; what it has for other platforms
-/// stays.
+/// stays. That somebody else made it point there meanwhile is success too: two pushes of the same at once want
+/// the same.
 pub(crate) fn set_reference(
     sink: &dyn Sink,
+    catalog: &dyn Catalog,
     reference: &Reference,
     before: Option<TemplateIndex>,
     templates: &TemplateIndex,
@@ -248,7 +252,18 @@ pub(crate) fn set_reference(
     for IndexEntry { platform, template } in templates.entries() {
         index = index.with(platform.clone(), *template);
     }
-    Ok(sink.set_ref(&reference.name, before.as_ref(), &index)?)
+    match sink.set_ref(&reference.name, before.as_ref(), &index) {
+        Err(error) if error.trouble == Trouble::Conflict => {
+            let now = get_index(catalog, reference)?;
+            let mut wanted = templates.entries().iter();
+            let there = |now: TemplateIndex| {
+                wanted.all(|entry| now.get(&entry.platform) == Some(entry.template))
+            };
+            let same = now.is_some_and(there);
+            same.then_some(()).ok_or_else(|| error.into())
+        }
+        set => Ok(set?),
+    }
 }
 
 /// Names a template, outside of a push.
@@ -258,5 +273,6 @@ pub(crate) fn store_template(
     template: &Template,
 ) -> anyhow::Result<TemplateId> {
     let before = get_index(&*host.catalog, reference)?;
-    name_template(&*host.place.sink()?, reference, before, template)
+    let sink = host.place.sink()?;
+    name_template(&*sink, &*host.catalog, reference, before, template)
 }

@@ -37,7 +37,7 @@ impl Tag {
             }
         };
         let before = get_index(&*catalog, &self.name)?;
-        set_reference(&*place.sink()?, &self.name, before, &templates)?;
+        set_reference(&*place.sink()?, &*catalog, &self.name, before, &templates)?;
         for id in ids(&templates) {
             say!("{id}")?;
         }
