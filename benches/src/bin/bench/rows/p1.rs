@@ -142,7 +142,11 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
     for (ours, squash) in [(0, 5), (3, 4)] {
         let (ours, squash) = (&contenders[ours], &contenders[squash]);
         let faster = verdict(ours.ratio_to(squash) < 1.0);
-        println!("target: {} faster than {}: {faster}", ours.name(), squash.name());
+        println!(
+            "target: {} faster than {}: {faster}",
+            ours.name(),
+            squash.name()
+        );
     }
     let chunking = &contenders[7..];
     let beaten = |peer: &Contender<'_>| {
