@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 24] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("chroot", "coreutils"),
     ("cp", "coreutils"),
     ("curl", "curl"),
@@ -28,6 +28,7 @@ const PACKAGES: [(&str, &str); 24] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("setcap", "libcap2-bin"),
     ("setfacl", "acl"),
+    ("sha256sum", "coreutils"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("tar", "tar"),

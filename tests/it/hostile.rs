@@ -3,6 +3,7 @@
 
 mod archives;
 mod damage;
+mod forged;
 mod places;
 
 use std::io::{Seek, SeekFrom, Write};

@@ -425,7 +425,7 @@ mod tests {
         assert_eq!(synced("/a/b/c", "/a"), [Path::new("/a/b"), Path::new("/a")]);
         assert_eq!(synced("/a/b/c", "/a/b"), [Path::new("/a/b")]);
         assert_eq!(synced("/a/b/c", "/a/b/c"), [Path::new("/a/b")]);
-        assert_eq!(synced("/", "/"), [Path::new("/"); 0]);
+        assert!(synced("/", "/").is_empty());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use shale_model::{BlockRun, ChunkId, ChunkSlice, DeviceError, DeviceResult, FormatError, Piece};
+use shale_model::{
+    BlockRun, ChunkId, ChunkSlice, DeviceError, DeviceResult, FormatError, Piece, Problem,
+};
 
 use crate::observe::{Source, WaitGuard};
 use crate::plan_file::PlanFile;
@@ -149,13 +151,14 @@ impl View {
         let chunk = chunk.map_err(DeviceError::below)?;
         let ChunkSlice { offset, len, .. } = miss.slice;
         let part = chunk.get(offset as usize..offset as usize + len as usize);
-        let wrong = || {
-            DeviceError::Io(format!(
-                "chunk {} is shorter than the plan says",
-                miss.slice.id
-            ))
+        let shorter = || {
+            DeviceError::below(FormatError {
+                what: "plan",
+                at: 0,
+                problem: Problem::Rule("a chunk is shorter than the plan says"),
+            })
         };
-        buffer[miss.target.clone()].copy_from_slice(part.ok_or_else(wrong)?);
+        buffer[miss.target.clone()].copy_from_slice(part.ok_or_else(shorter)?);
         let observer = self.reader.observer();
         observer.touched(miss.slice.id, len, Source::Fetched);
         Ok(())
