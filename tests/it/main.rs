@@ -10,6 +10,7 @@
 mod arrows;
 mod boot;
 mod compose;
+mod doctor;
 mod export;
 mod hostile;
 mod kill;

@@ -8,6 +8,7 @@
 mod commands;
 mod context;
 mod failure;
+mod leaks;
 mod output;
 mod patience;
 mod progress;
