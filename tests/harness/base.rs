@@ -47,6 +47,15 @@ impl Input {
         Self::make("make-apps", Some(name))
     }
 
+    /// The base with an upgraded library and a user more (`dev/make-updates`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::base`].
+    pub fn with_updates() -> Result<Self> {
+        Self::make("make-updates", None)
+    }
+
     fn make(recipe: &str, argument: Option<&str>) -> Result<Self> {
         need_root()?;
         let mut command = Command::new(repository().join("dev").join(recipe));

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Signal, kill_process};
 
 /// A process that is killed when this is dropped.
 #[derive(Debug)]
@@ -70,18 +71,37 @@ impl Background {
     /// # Errors
     ///
     /// It does not end within ten seconds, or not with success.
-    pub fn terminate(mut self) -> Result<()> {
-        let process = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process, rustix::process::Signal::TERM)?;
+    pub fn terminate(self) -> Result<()> {
+        let status = self.end_by(Signal::TERM)?;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
+    }
+
+    /// Sends it a signal that asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// It does not end within ten seconds.
+    pub fn end_by(mut self, signal: Signal) -> Result<ExitStatus> {
+        self.signal(signal)?;
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().context("wait for it")? {
-                ensure!(status.success(), "it ended with {status}");
-                return Ok(());
+                return Ok(status);
             }
             ensure!(begun.elapsed() < Duration::from_secs(10), "it does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// It has ended, and was waited for.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let process = rustix::process::Pid::from_child(&self.child);
+        kill_process(process, signal).with_context(|| format!("send it {signal:?}"))
     }
 }
 

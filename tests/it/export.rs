@@ -140,10 +140,21 @@ fn privileged_boot_a_guest_killed_while_it_writes_boots_again() -> Result<()> {
     vm.wait_for("round-2", BOOT_WITHIN)?;
     std::thread::sleep(Duration::from_millis(700));
     vm.kill()?;
+    let features = run(tool("dumpe2fs")?.arg("-h").arg(&disk))?;
+    ensure!(
+        features.contains("needs_recovery"),
+        "nothing to replay: {features}"
+    );
 
     let machine = Machine::new(base.kernel()?, base.initrd()?, Disk::Raw(disk.clone()));
     let mut vm = Qemu::start(&machine)?;
     vm.wait_for("login:", BOOT_WITHIN)?;
+    // Said by the kernel, or by the e2fsck of the initial RAM disk, whichever comes first.
+    let console = vm.console()?;
+    ensure!(
+        console.contains("recovery complete") || console.contains("recovering journal"),
+        "no journal was replayed: {console}"
+    );
     vm.power_down(Duration::from_secs(120))?;
     check_file_system(&disk)?;
     let kept = run(tool("debugfs")?.args(["-R", "cat /root/kept"]).arg(&disk))?;

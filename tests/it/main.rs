@@ -12,6 +12,7 @@ mod beside;
 mod boot;
 mod compose;
 mod credentials;
+mod doctor;
 mod export;
 mod hostile;
 mod kill;

@@ -15,6 +15,7 @@ use harness::{
     Background, Disk, Input, LoopMount, Qemu, Random, Shale, compare_trees, need_root, run, tool,
     wait_for_file,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::export::{check_file_system, shell_machine, tell, wait_for_shell};
@@ -400,4 +401,45 @@ fn a_command_says_what_it_waits_for() -> Result<()> {
     ensure!(ended.is_none(), "it does not wait: {ended:?}");
     assert_eq!(fs::read_to_string(heard)?, "");
     Ok(())
+}
+
+#[test]
+fn an_interrupted_export_leaves_nothing() -> Result<()> {
+    let (home, host) = (Shale::new()?, Shale::new()?);
+    let registry = Registry::start(&home, 0)?;
+    let source = tempfile::tempdir_in("/var/tmp")?;
+    let bytes = Random::printed("interrupted").bytes(64 << 20);
+    fs::write(source.path().join("large"), bytes)?;
+    let reference = registry.name("test/large");
+    run(host
+        .command()
+        .arg("push")
+        .arg(source.path())
+        .arg(&reference))?;
+    for signal in [Signal::INT, Signal::TERM] {
+        let heard = fs::File::create(host.home().join(".heard"))?;
+        let mut export = host.command();
+        export
+            .args(["export", &reference, "disk.raw"])
+            .stderr(heard);
+        let export = Background::start(&mut export)?;
+        let part = host.home().join(format!("disk.raw.{}.part", export.id()));
+        wait_for_file(&part)?;
+        // It waits for what is left, which does not come.
+        registry.server.signal(Signal::STOP)?;
+        let ended = export.end_by(signal)?;
+        registry.server.signal(Signal::CONT)?;
+        let said = fs::read_to_string(host.home().join(".heard"))?;
+        ensure!(
+            ended.code() == Some(1) && said.contains("interrupted"),
+            "{ended}: {said}"
+        );
+        let mut left: Vec<_> = fs::read_dir(host.home())?
+            .map(|entry| entry.map(|e| e.file_name()))
+            .collect::<Result<_, _>>()?;
+        left.retain(|name| !name.to_string_lossy().starts_with('.'));
+        ensure!(left.is_empty(), "left over: {left:?}");
+    }
+    run(host.command().args(["export", &reference, "disk.raw"]))?;
+    registry.server.terminate()
 }

@@ -241,3 +241,83 @@ fn archive_of(tree: &Path, members: &[&str]) -> Result<()> {
         .arg(tree.with_extension("tar"));
     run(tar.arg("--directory").arg(tree).args(members)).map(drop)
 }
+
+#[test]
+fn an_answer_that_loses_is_told() -> Result<()> {
+    let shale = Shale::new()?;
+    let tree = shale.home().join("tree");
+    let config = tree.join("var/cache/debconf/config.dat");
+    fs::create_dir_all(config.parent().context("its directory")?)?;
+    fs::create_dir_all(tree.join("etc"))?;
+    let log = tree.join("var/log/x.log");
+    fs::create_dir_all(log.parent().context("its directory")?)?;
+    for (name, answer) in [("base", "none"), ("one", "yes"), ("two", "no")] {
+        fs::write(&config, format!("Name: a/question\nValue: {answer}\n\n"))?;
+        fs::write(tree.join("etc/shells"), format!("/bin/sh\n/bin/{name}\n"))?;
+        fs::write(&log, name)?;
+        let on = (name != "base").then_some(["--base", "test/base"]);
+        let mut push = shale.command();
+        push.arg("push").args(on.into_iter().flatten());
+        run(push.args(["tree", &format!("test/{name}")]))?;
+    }
+    let create = [
+        "template",
+        "create",
+        "test/both",
+        "test/base+test/one+test/two",
+    ];
+    let (code, said) = outcome(&shale, &create)?;
+    let answer = "/var/cache/debconf/config.dat (a/question): layers differ";
+    let sum = "files: 1 merged by record, 0 kept as a lower layer changed them, 1 caches";
+    for expected in [answer, sum] {
+        ensure!(
+            code == Some(0) && said.contains(expected),
+            "{code:?}: {said}"
+        );
+    }
+    let log = "/var/log/x.log: layers differ";
+    ensure!(!said.contains(log), "{said}");
+    let (_, said) = outcome(&shale, &[&create[..], &["--debug"]].concat())?;
+    ensure!(
+        said.contains(log) && said.contains("/etc/shells: merged"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_belongs_to_one_machine_is_told() -> Result<()> {
+    let shale = Shale::new()?;
+    let tree = shale.home().join("tree");
+    fs::create_dir_all(tree.join("etc/ssh"))?;
+    fs::write(tree.join("etc/machine-id"), "")?;
+    let warning = "warning: every instance would have";
+    let clean = outcome(&shale, &["push", "tree", "test/base"])?;
+    ensure!(
+        clean.0 == Some(0) && !clean.1.contains(warning),
+        "{clean:?}"
+    );
+    let (code, _) = outcome(&shale, &["template", "lint", "test/base"])?;
+    assert_eq!(code, Some(0));
+
+    fs::write(tree.join("etc/ssh/ssh_host_rsa_key"), "secret")?;
+    let key = "/etc/ssh/ssh_host_rsa_key: a key of the SSH server";
+    let create = ["template", "create", "test/web", "test/base+test/app"];
+    for args in [
+        &["push", "--base", "test/base", "tree", "test/app"][..],
+        &create,
+    ] {
+        let (code, said) = outcome(&shale, args)?;
+        ensure!(
+            code == Some(0) && said.contains(&format!("{warning} {key}")),
+            "{code:?}: {said}"
+        );
+    }
+    let lint = ["template", "lint", "test/web", "--format", "json"];
+    let output = shale.command().args(lint).output()?;
+    assert_eq!(output.status.code(), Some(1));
+    let found: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(found[0]["path"], "/etc/ssh/ssh_host_rsa_key");
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    Ok(())
+}

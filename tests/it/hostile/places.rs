@@ -6,16 +6,19 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use harness::{LoopMount, Random, Shale, need_root, run, tool};
 
 use super::{ended, limited, limited_command};
 
-/// Changes files below `root` until told to stop: cut, longer, gone, other kinds.
+/// Changes files below `root` until told to stop: cut, longer, gone, other kinds. With pauses, so that a push
+/// meets a change or none.
 fn change(root: &Path, stop: &AtomicBool) {
     let mut random = Random::printed("changes");
     while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_micros(random.below(LONGEST_PAUSE_MICROS)));
         let path = root
             .join(format!("d-{}", random.below(4)))
             .join(format!("f-{}", random.below(20)));
@@ -60,22 +63,38 @@ fn a_tree_that_changes_while_it_is_pushed_is_a_tree_or_an_error() -> Result<()> 
     })
 }
 
-/// Ten pushes; what one of them accepts is a file system.
+/// Longest time between two changes: a push of the tree takes some milliseconds.
+const LONGEST_PAUSE_MICROS: u64 = 20_000;
+
+/// How often each outcome must be seen.
+const ENOUGH: usize = 3;
+
+/// Rounds in which both are seen that often, or the test does not test what it should.
+const MOST_ROUNDS: usize = 200;
+
+/// Pushes until enough of them met a change and were refused, and enough were accepted: those are file systems.
 fn push_and_check(shale: &Shale, source: &str) -> Result<()> {
-    for round in 0..10 {
+    let (mut refused, mut accepted) = (0, 0);
+    for round in 0..MOST_ROUNDS {
+        if refused >= ENOUGH && accepted >= ENOUGH {
+            println!("{refused} pushes refused, {accepted} accepted");
+            return Ok(());
+        }
         let ended = limited(shale, &["push", source, "test/tree"], b"")?;
         if ended.code != 0 {
             ended
                 .expect(1, "d-")
                 .with_context(|| format!("round {round}"))?;
+            refused += 1;
             continue;
         }
+        accepted += 1;
         limited(shale, &["export", "test/tree", "disk.raw"], b"")?.expect(0, "")?;
         let disk = shale.home().join("disk.raw");
         run(tool("e2fsck")?.arg("-fn").arg(&disk))?;
         fs::remove_file(disk)?;
     }
-    Ok(())
+    bail!("{refused} pushes met a change, and {accepted} met none, of {MOST_ROUNDS}")
 }
 
 /// A small file system of its own.

@@ -8,6 +8,7 @@
 mod commands;
 mod context;
 mod failure;
+mod leaks;
 mod memory;
 mod output;
 mod patience;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use shale_model::{ChunkId, Extent, Node, NodeData, Tree, TreePath};
+use shale_model::{ChunkId, Content, Extent, Kind, NodeData, Tree, TreePath};
 
 use crate::merge::path_matches;
 
@@ -98,17 +98,30 @@ const HARMLESS: [&[u8]; 2] = [b"uninitialized\n", b"localhost\n"];
 /// What a composed template holds that belongs to one machine, in order of path. A template that is clean
 /// gives nothing.
 pub fn lint(tree: &Tree) -> Vec<Finding> {
-    let harmless = HARMLESS.map(ChunkId::of);
+    let held = |data: &NodeData| match data {
+        NodeData::File(content) => file_holds(content),
+        NodeData::Symlink(target) => link_holds(target),
+        _ => false,
+    };
     let mut findings: Vec<_> = tree
         .walk()
-        .filter(|(_, _, node)| holds_something(node, &harmless))
-        .filter_map(|(path, _, _)| {
-            let found = leak_at(&path)?;
-            Some(Finding { path, leak: found })
+        .filter_map(|(path, _, node)| {
+            let leak = leak_at(&path).filter(|_| held(&node.data))?;
+            Some(Finding { path, leak })
         })
         .collect();
     findings.sort_by(|a, b| a.path.cmp(&b.path));
     findings
+}
+
+/// The same for one entry of a layer, at `path`.
+pub fn lint_entry(path: &TreePath, kind: &Kind) -> Option<Leak> {
+    let held = || match kind {
+        Kind::File(content) => file_holds(content),
+        Kind::Symlink(target) => link_holds(target),
+        _ => false,
+    };
+    leak_at(path).filter(|_| held())
 }
 
 fn leak_at(path: &TreePath) -> Option<Leak> {
@@ -123,15 +136,15 @@ fn leak_at(path: &TreePath) -> Option<Leak> {
     own.then_some(Leak::PrivateKey)
 }
 
-fn holds_something(node: &Node, harmless: &[ChunkId]) -> bool {
-    match &node.data {
-        NodeData::File(content) => match content.extents() {
-            [] => false,
-            [Extent::Chunk { id, .. }] => !harmless.contains(id),
-            _ => true,
-        },
-        // D-Bus's machine id is a link to systemd's in a template that is clean.
-        NodeData::Symlink(target) => !target.ends_with(b"etc/machine-id"),
-        _ => false,
+fn file_holds(content: &Content) -> bool {
+    match content.extents() {
+        [] => false,
+        [Extent::Chunk { id, .. }] => !HARMLESS.map(ChunkId::of).contains(id),
+        _ => true,
     }
+}
+
+/// D-Bus's machine id is a link to systemd's in a template that is clean.
+fn link_holds(target: &[u8]) -> bool {
+    !target.ends_with(b"etc/machine-id")
 }

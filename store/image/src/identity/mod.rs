@@ -16,7 +16,7 @@ use shale_model::{ChunkId, Mtime, Tree, TreeLayer, TreePath};
 use crate::merge::ChunkBytes;
 use layer::Builder;
 
-pub use leak::{Finding, Leak, lint};
+pub use leak::{Finding, Leak, lint, lint_entry};
 pub use network::NetworkSetup;
 
 /// Largest file that an identity changes, in bytes: a passwd of 100,000 users.

@@ -164,6 +164,7 @@ fn unite_bytes(
             OnClash::LastWins => job.findings.note(MergeNote::LastWon {
                 layer: job.id,
                 path: compared.path.clone(),
+                record: Some(record),
                 reason: "a note of an installer, which can be set again",
             }),
         }

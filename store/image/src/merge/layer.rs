@@ -235,6 +235,7 @@ impl Job<'_, '_> {
                     self.findings.note(MergeNote::LastWon {
                         layer,
                         path,
+                        record: None,
                         reason,
                     });
                 }

@@ -35,6 +35,7 @@ use std::rc::Rc;
 use shale_model::{ChunkId, Extent, Kind, LayerId, TreeLayer, TreePath};
 
 pub use ids::IdKind;
+pub use rules::rule_patterns;
 
 pub(crate) use file::synthesise;
 pub(crate) use glob::path_matches;
@@ -142,6 +143,8 @@ pub enum MergeNote {
         layer: LayerId,
         /// The file.
         path: TreePath,
+        /// The record of the file, if it merges by record.
+        record: Option<String>,
         /// Why nothing is lost by it.
         reason: &'static str,
     },

@@ -66,7 +66,7 @@ pub(super) fn parse<'a>(format: &Format, bytes: &'a [u8]) -> Result<Vec<Record<'
         Format::Columns(columns) => lines(bytes, |line| column_key(line, columns.len())),
         Format::SubIds => lines(bytes, |line| column_key(line, SUB_IDS.len())),
         Format::Lines => lines(bytes, |line| Ok(line.to_vec())),
-        Format::NamedLines { from_end } => lines(bytes, |line| Ok(field_key(line, *from_end))),
+        Format::PathLines { fields } => lines(bytes, |line| Ok(path_key(line, *fields))),
         Format::Triples => triples(bytes),
         Format::Stanzas(keys) | Format::StanzaFields(keys) => stanza::parse(bytes, keys),
     }?;
@@ -215,13 +215,17 @@ pub(super) fn is_raw(line: &[u8]) -> bool {
     matches!(line.first(), None | Some(b'#' | b'+' | b'-'))
 }
 
-/// The field that is `from_end` fields before the last; the whole line if there are not so many.
-fn field_key(line: &[u8], from_end: usize) -> Vec<u8> {
-    let mut fields = line
-        .split(u8::is_ascii_whitespace)
-        .filter(|field| !field.is_empty());
-    let key = fields.by_ref().rev().nth(from_end);
-    key.unwrap_or(line).to_vec()
+/// What comes after so many fields; the whole line if nothing does.
+fn path_key(line: &[u8], fields: usize) -> Vec<u8> {
+    let mut rest = line.trim_ascii();
+    for _ in 0..fields {
+        let end = rest.iter().position(u8::is_ascii_whitespace);
+        rest = end.map_or(&[], |end| rest[end..].trim_ascii_start());
+    }
+    match rest {
+        [] => line.to_vec(),
+        path => path.to_vec(),
+    }
 }
 
 fn triples(bytes: &[u8]) -> Result<Vec<Record<'_>>, Malformed> {
@@ -352,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_removal_against_a_change_clashes() {
-        let format = Format::NamedLines { from_end: 0 };
+        let format = Format::PathLines { fields: 1 };
         let (text, clashes) = merged(&format, "1 /a\n", "2 /a\n", "");
         assert_eq!((text.as_str(), clashes), ("", vec!["/a".to_string()]));
         let (text, clashes) = merged(&format, "1 /a\n", "", "2 /a\n");

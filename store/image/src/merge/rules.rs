@@ -36,10 +36,11 @@ pub(super) enum Format {
     SubIds,
     /// Lines, each its own name.
     Lines,
-    /// Lines named by one of their fields, which white space separates; `from_end` counts it from the last.
-    NamedLines {
-        /// 0 for the last field.
-        from_end: usize,
+    /// Lines of fields that white space separates, and a path, which names the line and may have white space
+    /// in it.
+    PathLines {
+        /// Fields before the path.
+        fields: usize,
     },
     /// Groups of three lines, named by the first.
     Triples,
@@ -116,10 +117,8 @@ static RULES: &[Rule] = &[
     },
     records("var/lib/dpkg/status", Format::Stanzas(PACKAGE)),
     records("var/lib/dpkg/diversions", Format::Triples),
-    records(
-        "var/lib/dpkg/statoverride",
-        Format::NamedLines { from_end: 0 },
-    ),
+    // User, group, mode, path.
+    records("var/lib/dpkg/statoverride", Format::PathLines { fields: 3 }),
     last("var/lib/dpkg/triggers/Lock", LOCK),
     records("var/lib/dpkg/triggers/*", Format::Lines),
     // dselect's list of what could be installed; apt does not read it.
@@ -137,8 +136,9 @@ static RULES: &[Rule] = &[
         "var/cache/debconf/passwords.dat",
         Format::StanzaFields(QUESTION),
     ),
-    records("var/lib/ucf/hashfile", Format::NamedLines { from_end: 0 }),
-    records("var/lib/ucf/registry", Format::NamedLines { from_end: 0 }),
+    // A checksum, or a package, and the path.
+    records("var/lib/ucf/hashfile", Format::PathLines { fields: 1 }),
+    records("var/lib/ucf/registry", Format::PathLines { fields: 1 }),
     last("var/lib/ucf/hashfile.*", BACKUP),
     last("var/lib/ucf/registry.*", BACKUP),
     last("etc/passwd-", BACKUP),
@@ -191,6 +191,12 @@ pub(super) fn rule_for(path: &TreePath) -> Option<How> {
     Some(found.how)
 }
 
+/// The pattern of each rule: a path from the root in which `*` stands for any bytes of one name, and `**` for any
+/// number of names. Files that match none are merged as a whole.
+pub fn rule_patterns() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.pattern)
+}
+
 /// Whether the versions of `path` are read to be merged.
 pub(super) fn reads_bytes(path: &TreePath) -> bool {
     matches!(rule_for(path), Some(How::Records(..) | How::LoaderCache))
@@ -200,35 +206,8 @@ pub(super) fn reads_bytes(path: &TreePath) -> bool {
 mod tests {
     use super::*;
 
-    fn how(path: &str) -> Option<How> {
-        rule_for(&TreePath::new(path.as_bytes()).unwrap())
-    }
-
     #[test]
-    fn each_path_finds_its_rule() {
-        for path in [
-            "etc/passwd",
-            "var/lib/dpkg/triggers/File",
-            "var/lib/dpkg/status",
-        ] {
-            let found = how(path);
-            assert!(
-                matches!(found, Some(How::Records(_, OnClash::Conflict))),
-                "{path}: {found:?}"
-            );
-        }
-        for path in [
-            "etc/passwd-",
-            "var/lib/dpkg/triggers/Lock",
-            "var/lib/dpkg/status-old",
-            "var/log/apt/history.log",
-            "usr/lib/python3/__pycache__/x.pyc",
-            "__pycache__/x",
-            "var/cache/apt/pkgcache.bin",
-        ] {
-            let found = how(path);
-            assert!(matches!(found, Some(How::LastWins(_))), "{path}: {found:?}");
-        }
+    fn a_rule_names_no_other_paths() {
         for path in [
             "",
             "etc",
@@ -238,7 +217,8 @@ mod tests {
             "var/log",
             "usr/__pycache__",
         ] {
-            assert!(how(path).is_none(), "{path}");
+            let found = rule_for(&TreePath::new(path.as_bytes()).unwrap());
+            assert!(found.is_none(), "{path}: {found:?}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use shale_image::identity::{
     Applied, Finding, HostKey, Identity, IdentityError, Leak, Login, Network, NetworkSetup, apply,
-    lint, need,
+    lint, lint_entry, need,
 };
 use shale_model::{Mtime, NodeData, compose};
 
@@ -432,6 +432,15 @@ fn lint_finds_what_belongs_to_one_machine() {
         lint(&compose([&clean.tree, &dirty.tree]).unwrap()),
         expected
     );
+    // The same of the layer, entry by entry.
+    let entries = dirty.tree.entries().filter_map(|(dir, entry)| {
+        let path = dir.join(&entry.name).unwrap();
+        let leak = lint_entry(&path, &entry.kind)?;
+        Some(Finding { path, leak })
+    });
+    let mut found: Vec<_> = entries.collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert_eq!(found, expected);
     // Files without content, and what says that nothing is set, are no findings.
     let mut empty: Vec<_> = leaks.iter().map(|(at, _)| (*at, file(""))).collect();
     empty[0].1 = file("localhost\n");

@@ -8,3 +8,4 @@ mod helper;
 mod identity;
 mod loader;
 mod model;
+mod rules;

@@ -1,10 +1,13 @@
 //! `shale doctor`: what this machine can do, what is missing, and the fix.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -66,14 +69,11 @@ impl Row for Check {
 impl Doctor {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let checks = vec![
+            kernel(),
             qemu(),
             program("ssh", "openssh-client", "vm ssh"),
-            device(
-                "/dev/kvm",
-                "guests at full speed",
-                "load the kvm module, or let the user into group kvm",
-            ),
-            device("/dev/fuse", "FUSE mounts", "load the fuse module"),
+            device(&KVM),
+            device(&FUSE),
             directory("state", &context.dirs.state),
             directory("cache", &context.dirs.cache),
             room(&context.dirs.cache),
@@ -103,19 +103,57 @@ fn version(name: &str, argument: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&text).lines().next()?.to_owned())
 }
 
+/// Whether names can be looked up below a directory and nowhere else.
+fn kernel() -> Check {
+    let looked_up = openat2(CWD, ".", OFlags::PATH, Mode::empty(), ResolveFlags::BENEATH);
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let (verdict, found, fix) = match looked_up {
+        Ok(_) => (Verdict::Ok, format!("Linux {release} with openat2"), ""),
+        Err(error) => (
+            Verdict::Missing,
+            format!("Linux {release}; openat2: {error}"),
+            "run Linux 5.6 or newer; in a container, let its seccomp profile allow openat2",
+        ),
+    };
+    Check {
+        name: "kernel",
+        verdict,
+        found,
+        needed_for: "reading and writing trees",
+        fix: fix.into(),
+    }
+}
+
+/// The oldest QEMU that Shale is tested with, that of Debian 12.
+const TESTED_QEMU: (u32, u32) = (7, 2);
+
 fn qemu() -> Check {
     let found = version("qemu-system-x86_64", "--version");
+    let (verdict, fix) = match found.as_deref().map(qemu_version) {
+        None => (Verdict::Missing, "apt-get install qemu-system-x86"),
+        Some(Some(version)) if version >= TESTED_QEMU => (Verdict::Ok, ""),
+        Some(_) => (
+            Verdict::Limited,
+            "install QEMU 7.2 or newer: older ones are not tested",
+        ),
+    };
     Check {
         name: "qemu",
-        verdict: if found.is_some() {
-            Verdict::Ok
-        } else {
-            Verdict::Missing
-        },
-        fix: fix_unless(found.is_some(), "apt-get install qemu-system-x86"),
+        verdict,
         found: found.unwrap_or_else(|| "no qemu-system-x86_64".into()),
         needed_for: "running virtual machines",
+        fix: fix.into(),
     }
+}
+
+/// The version in what QEMU says of itself: `QEMU emulator version 7.2.9 (Debian 1:7.2+dfsg-7)`.
+fn qemu_version(line: &str) -> Option<(u32, u32)> {
+    let (_, version) = line.split_once(" version ")?;
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn program(name: &'static str, package: &str, needed_for: &'static str) -> Check {
@@ -133,24 +171,65 @@ fn program(name: &'static str, package: &str, needed_for: &'static str) -> Check
     }
 }
 
-fn device(path: &'static str, needed_for: &'static str, fix: &str) -> Check {
-    let opened = OpenOptions::new().read(true).write(true).open(path);
+/// A device file, and what to do where it is missing or may not be opened.
+struct Device {
+    path: &'static str,
+    needed_for: &'static str,
+    if_missing: &'static str,
+    if_forbidden: &'static str,
+}
+
+const KVM: Device = Device {
+    path: "/dev/kvm",
+    needed_for: "guests at full speed",
+    if_missing: "turn on virtualization in the firmware, or nesting in the hypervisor below, and load kvm_intel or kvm_amd",
+    if_forbidden: "add the user to group kvm, and log in again",
+};
+
+const FUSE: Device = Device {
+    path: "/dev/fuse",
+    needed_for: "FUSE mounts",
+    if_missing: "load the fuse module",
+    if_forbidden: "let the user read and write it",
+};
+
+fn device(device: &Device) -> Check {
+    let opened = OpenOptions::new().read(true).write(true).open(device.path);
+    let (verdict, found, fix) = judge(device, opened.err());
     Check {
-        name: path,
-        verdict: if opened.is_ok() {
-            Verdict::Ok
-        } else {
-            Verdict::Limited
-        },
-        fix: fix_unless(opened.is_ok(), fix),
-        found: opened.map_or_else(|error| error.to_string(), |_| "can be opened".into()),
-        needed_for,
+        name: device.path,
+        verdict,
+        found,
+        needed_for: device.needed_for,
+        fix: fix.into(),
     }
+}
+
+fn judge(device: &Device, error: Option<io::Error>) -> (Verdict, String, &'static str) {
+    let Some(error) = error else {
+        return (Verdict::Ok, "can be opened".into(), "");
+    };
+    let (found, fix) = match error.kind() {
+        // A node without its driver is no device.
+        io::ErrorKind::NotFound => ("missing".into(), device.if_missing),
+        _ if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
+            ("has no driver".into(), device.if_missing)
+        }
+        io::ErrorKind::PermissionDenied => (
+            "is there, but this user may not open it".into(),
+            device.if_forbidden,
+        ),
+        _ => (error.to_string(), device.if_missing),
+    };
+    (Verdict::Limited, found, fix)
 }
 
 fn directory(name: &'static str, path: &Path) -> Check {
     let probe = existing(path);
-    let writable = nix::unistd::access(&probe, nix::unistd::AccessFlags::W_OK);
+    let writable = match probe.is_dir() {
+        true => nix::unistd::access(&probe, nix::unistd::AccessFlags::W_OK),
+        false => Err(nix::errno::Errno::ENOTDIR),
+    };
     Check {
         name,
         verdict: if writable.is_ok() {
@@ -201,4 +280,38 @@ fn room(path: &Path) -> Check {
 
 fn fix_unless(fine: bool, fix: &str) -> String {
     if fine { String::new() } else { fix.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_qemu_is_read() {
+        for (line, version) in [
+            (
+                "QEMU emulator version 7.2.9 (Debian 1:7.2+dfsg-7+deb12u6)",
+                Some((7, 2)),
+            ),
+            ("QEMU emulator version 10.0.2", Some((10, 0))),
+            ("QEMU emulator", None),
+        ] {
+            assert_eq!(qemu_version(line), version, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_missing_device_and_a_forbidden_one_are_told_apart() {
+        let judge = |errno: Option<Errno>| judge(&KVM, errno.map(io::Error::from));
+        assert_eq!(judge(None).0, Verdict::Ok);
+        for (errno, found, fix) in [
+            (Errno::NOENT, "missing", KVM.if_missing),
+            (Errno::NODEV, "has no driver", KVM.if_missing),
+            (Errno::ACCESS, "may not open it", KVM.if_forbidden),
+        ] {
+            let (verdict, said, what) = judge(Some(errno));
+            assert_eq!((verdict, what), (Verdict::Limited, fix));
+            assert!(said.contains(found), "{said}");
+        }
+    }
 }

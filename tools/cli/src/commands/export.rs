@@ -1,22 +1,29 @@
 //! `shale export`: a template as a disk image.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::future::Future;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use shale_model::{BlockDevice, Reference};
 use shale_view::{Disk, View};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, resolve};
+use crate::failure::{Exit, Failure};
 use crate::output::{bytes, note};
+use crate::progress::DiskProgress;
 
 /// Write a template as a raw disk image
 ///
 /// The file is sparse: zeros take no room. It is the same disk, byte by byte, that a virtual machine sees
-/// over NBD.
+/// over NBD. It gets its name when it is complete: until then it is FILE.PID.part.
 ///
 /// Examples:
 ///   shale export demo/base:12 base.raw
@@ -41,13 +48,20 @@ impl Export {
         let view = Arc::new(View::new(image.plan, host.reader.clone()));
         let disk = Disk::read_only(view);
         let shown = || format!("write `{}`", self.file.display());
-        let file = File::create_new(&self.file).with_context(shown)?;
-        let mut unfinished = Unfinished(Some(&self.file));
+        let unfinished = Unfinished::create(&self.file).with_context(shown)?;
+        let file = &unfinished.file;
         file.set_len(disk.size()).with_context(shown)?;
-        let written = context.runtime.block_on(copy(&disk, &file));
+        let progress = DiskProgress::new(context.global.progress, disk.size());
+        let written = context.runtime.block_on(async {
+            let ended = interrupted()?;
+            tokio::select! {
+                written = copy(&disk, file, &progress) => written,
+                () = ended => Err(Failure::new(Exit::Failure, "interrupted").into()),
+            }
+        });
+        progress.end();
         let written = written.with_context(shown)?;
-        file.sync_all().with_context(shown)?;
-        unfinished.0 = None;
+        unfinished.publish(&self.file).with_context(shown)?;
         if !context.global.quiet {
             let (size, data) = (bytes(disk.size()), bytes(written));
             note!("{}: {size}, {data} of it data", self.file.display());
@@ -57,7 +71,7 @@ impl Export {
 }
 
 /// Writes all that is not zeros; how many bytes that were.
-async fn copy(disk: &Disk, file: &File) -> anyhow::Result<u64> {
+async fn copy(disk: &Disk, file: &File, progress: &DiskProgress) -> anyhow::Result<u64> {
     let mut buffer = vec![0; STEP_BYTES as usize];
     let (mut at, mut written) = (0, 0);
     while at < disk.size() {
@@ -69,18 +83,59 @@ async fn copy(disk: &Disk, file: &File) -> anyhow::Result<u64> {
                 written += run.len;
             }
             at += run.len;
+            progress.report(at, written);
         }
     }
     Ok(written)
 }
 
-/// Removes a file that was not written to its end.
-struct Unfinished<'a>(Option<&'a Path>);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if let Some(path) = self.0 {
-            let _ = std::fs::remove_file(path);
+/// Ends when somebody interrupts the program or asks it to end.
+fn interrupted() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
+    })
+}
+
+/// A file that has another name, beside its own, until it is complete; removed when it is dropped before.
+struct Unfinished {
+    file: File,
+    path: PathBuf,
+}
+
+impl Unfinished {
+    /// For a file `target`, which must not exist.
+    fn create(target: &Path) -> io::Result<Self> {
+        if target.symlink_metadata().is_ok() {
+            return Err(Errno::EXIST.into());
+        }
+        let mut name = target.as_os_str().to_owned();
+        name.push(format!(".{}.part", std::process::id()));
+        let path = PathBuf::from(name);
+        let file = File::create_new(&path)?;
+        Ok(Self { file, path })
+    }
+
+    /// Makes it durable and gives it its own name, unless something has got that meanwhile.
+    fn publish(self, target: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
+            // NFS does not know this; a link replaces nothing either.
+            Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(&self.path, target)?,
+            renamed => renamed?,
+        }
+        let parent = target.parent().filter(|dir| !dir.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // It is gone when it was published.
+        let _ = fs::remove_file(&self.path);
     }
 }

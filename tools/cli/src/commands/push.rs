@@ -16,6 +16,7 @@ use shale_model::{
 
 use crate::context::{Context, Host, get_index, resolve_for};
 use crate::failure::{Exit, Failure};
+use crate::leaks::{self, Linted};
 use crate::output::{Row, bytes, print_one};
 use crate::progress::PushProgress;
 
@@ -135,7 +136,13 @@ impl Push {
         let base = base.transpose()?;
         let sink = place.sink()?;
         let progress = PushProgress::new(context.global.progress);
-        let push = |source: &mut dyn Source| push_tree(source, &*sink, CHUNKER, &progress);
+        let push = |source: &mut dyn Source| {
+            let mut linted = Linted::new(source);
+            let pushed = push_tree(&mut linted, &*sink, CHUNKER, &progress);
+            progress.end();
+            leaks::warn(linted.findings());
+            pushed
+        };
         let pushed = match &base {
             Some(base) if !self.difference => {
                 let tree = base.host.composer.compose(&base.template)?.tree;
@@ -143,7 +150,6 @@ impl Push {
             }
             _ => push(&mut *source),
         };
-        progress.end();
         let pushed = pushed.with_context(|| format!("push `{}`", self.source.display()))?;
         let (mut layers, machine) = match &base {
             Some(Base { template, .. }) => (template.layers.clone(), template.machine.clone()),

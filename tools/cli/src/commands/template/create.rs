@@ -2,11 +2,13 @@
 
 use clap::{Args, ValueEnum};
 use shale_hostd::{IdKind, MergeNote};
+use shale_image::identity::lint;
 use shale_model::{Composition, Filesystem, Platform, Reference, Template, TemplateLayer};
 
 use crate::commands::push::{check_platform, store_template};
 use crate::context::{Context, Host, resolve_for};
 use crate::failure::{Exit, Failure};
+use crate::leaks;
 use crate::output::{note, parse_bytes, say};
 
 /// Compose a base and applications into a template
@@ -63,7 +65,13 @@ impl Create {
         }
         machine.login_user = self.user.unwrap_or(machine.login_user);
         let template = Template::new(base.platform.clone(), layers, machine);
-        compose_and_store(&host, &self.reference, &template, self.conflicts)
+        compose_and_store(
+            &host,
+            &self.reference,
+            &template,
+            self.conflicts,
+            context.into(),
+        )
     }
 }
 
@@ -129,35 +137,13 @@ pub(crate) fn compose_and_store(
     reference: &Reference,
     template: &Template,
     conflicts: Conflicts,
+    detail: Detail,
 ) -> anyhow::Result<()> {
     let composed = host.composer.compose(template)?;
-    for note in &composed.notes {
-        match note {
-            MergeNote::Remapped {
-                layer,
-                kind,
-                name,
-                from,
-                to,
-            } => {
-                note!(
-                    "{} {name} of layer {} has number {to} now, not {from}",
-                    kind_name(*kind),
-                    layer.short()
-                );
-            }
-            MergeNote::MovedRange {
-                path,
-                name,
-                from,
-                to,
-                ..
-            } => {
-                note!("the ids of {name} in {path} begin at {to} now, not at {from}");
-            }
-            MergeNote::United { .. } | MergeNote::Kept { .. } | MergeNote::LastWon { .. } => {}
-        }
+    for line in decisions(&composed.notes, detail) {
+        note!("{line}");
     }
+    leaks::warn(&lint(&composed.tree));
     for conflict in &composed.conflicts {
         note!("conflict: {conflict}");
     }
@@ -169,6 +155,103 @@ pub(crate) fn compose_and_store(
     let id = store_template(host, reference, template)?;
     host.composer.keep(id, template.clone(), &composed)?;
     Ok(say!("{id}")?)
+}
+
+/// How much is told of what merging decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// What somebody may want to look at; the rest as a sum.
+    Sum,
+    /// Everything.
+    All,
+}
+
+impl From<&Context> for Detail {
+    fn from(context: &Context) -> Self {
+        match context.global.debug {
+            true => Detail::All,
+            false => Detail::Sum,
+        }
+    }
+}
+
+/// What merging decided, for people, in order; last how much more there was that is not told.
+fn decisions(notes: &[MergeNote], detail: Detail) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let (mut united, mut kept, mut made_anew) = (0, 0, 0);
+    for note in notes {
+        if detail == Detail::Sum {
+            let count = match note {
+                MergeNote::United { .. } => Some(&mut united),
+                MergeNote::Kept { .. } => Some(&mut kept),
+                MergeNote::LastWon { record: None, .. } => Some(&mut made_anew),
+                _ => None,
+            };
+            if let Some(count) = count {
+                *count += 1;
+                continue;
+            }
+        }
+        lines.push(decision(note));
+    }
+    if united + kept + made_anew > 0 {
+        lines.push(format!(
+            "files: {united} merged by record, {kept} kept as a lower layer changed them, {made_anew} caches, logs \
+             and backups of the last layer (--debug names them)"
+        ));
+    }
+    lines
+}
+
+fn decision(note: &MergeNote) -> String {
+    match note {
+        MergeNote::Remapped {
+            layer,
+            kind,
+            name,
+            from,
+            to,
+        } => format!(
+            "{} {name} of layer {} has number {to} now, not {from}",
+            kind_name(*kind),
+            layer.short()
+        ),
+        MergeNote::MovedRange {
+            path,
+            name,
+            from,
+            to,
+            ..
+        } => format!("the ids of {name} in {path} begin at {to} now, not at {from}"),
+        MergeNote::LastWon {
+            layer,
+            path,
+            record: Some(record),
+            reason,
+        } => format!(
+            "{path} ({}): layers differ, that of {} is taken: {reason}",
+            record.trim_end(),
+            layer.short()
+        ),
+        MergeNote::LastWon {
+            layer,
+            path,
+            record: None,
+            reason,
+        } => format!(
+            "{path}: layers differ, that of {} is taken: {reason}",
+            layer.short()
+        ),
+        MergeNote::United { layer, path } => {
+            format!("{path}: merged by record with layer {}", layer.short())
+        }
+        MergeNote::Kept { layer, path } => {
+            format!(
+                "{path}: kept as a lower layer changed it; layer {} did not",
+                layer.short()
+            )
+        }
+    }
 }
 
 fn kind_name(kind: IdKind) -> &'static str {

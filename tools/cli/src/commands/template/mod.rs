@@ -2,6 +2,7 @@
 
 mod create;
 mod inspect;
+mod lint;
 mod ls;
 mod rebase;
 mod tag;
@@ -16,6 +17,7 @@ pub(crate) enum Template {
     Create(create::Create),
     Ls(ls::Ls),
     Inspect(inspect::Inspect),
+    Lint(lint::Lint),
     Rebase(rebase::Rebase),
     Tag(tag::Tag),
 }
@@ -26,6 +28,7 @@ impl Template {
             Template::Create(create) => create.run(context),
             Template::Ls(ls) => ls.run(context),
             Template::Inspect(inspect) => inspect.run(context),
+            Template::Lint(lint) => lint.run(context),
             Template::Rebase(rebase) => rebase.run(context),
             Template::Tag(tag) => tag.run(context),
         }
