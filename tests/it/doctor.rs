@@ -7,8 +7,11 @@ use anyhow::{Context, Result, ensure};
 use harness::Shale;
 use serde_json::Value;
 
-/// Runs `shale doctor --format json`: exit code, checks by name with their verdict, standard error.
-fn doctor(command: &mut Command) -> Result<(Option<i32>, Vec<(String, String, String)>, String)> {
+/// Name, verdict and fix of a check.
+type Check = (String, String, String);
+
+/// Runs `shale doctor --format json`: exit code, checks, standard error.
+fn doctor(command: &mut Command) -> Result<(Option<i32>, Vec<Check>, String)> {
     let output = command.args(["doctor", "--format", "json"]).output()?;
     let checks: Value = serde_json::from_slice(&output.stdout).context("read its JSON")?;
     let text = |check: &Value, field: &str| check[field].as_str().map(str::to_owned);

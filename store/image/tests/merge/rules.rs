@@ -199,7 +199,7 @@ fn merged(at: &str, versions: [&str; 3]) -> (Option<String>, Vec<MergeNote>, Vec
 /// The records, or whole files, in which the last layer won.
 fn won(notes: &[MergeNote]) -> Vec<Option<&str>> {
     let record = |note| match note {
-        &MergeNote::LastWon { ref record, .. } => Some(record.as_deref()),
+        MergeNote::LastWon { record, .. } => Some(record.as_deref()),
         _ => None,
     };
     notes.iter().filter_map(record).collect()
