@@ -198,11 +198,11 @@ fn merged(at: &str, versions: [&str; 3]) -> (Option<String>, Vec<MergeNote>, Vec
 
 /// The records, or whole files, in which the last layer won.
 fn won(notes: &[MergeNote]) -> Vec<Option<&str>> {
-    let record = |note| match note {
+    let records = notes.iter().filter_map(|note| match note {
         MergeNote::LastWon { record, .. } => Some(record.as_deref()),
         _ => None,
-    };
-    notes.iter().filter_map(record).collect()
+    });
+    records.collect()
 }
 
 #[test]
