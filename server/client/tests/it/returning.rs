@@ -113,6 +113,6 @@ fn a_reference_that_was_set_unheard_is_set() {
         Some(sample.index.clone())
     );
     let other = Sample::new("demo/unheard", 4);
-    let refused = push.set_ref(&name, Some(&other.index), &sample.index);
+    let refused = push.set_ref(&name, Some(&other.index), &other.index);
     assert_eq!(refused.unwrap_err().trouble, Trouble::Conflict);
 }
