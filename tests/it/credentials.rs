@@ -73,8 +73,15 @@ fn refuse(stream: TcpStream, asked: &Mutex<Vec<Option<String>>>) -> Result<()> {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(token);
-    (&stream)
-        .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    // As a registry says it: a bare 403 would be a proxy's, and asked again.
+    let body = r#"{"type":"urn:shale:problem:denied","title":"denied","status":403,"code":"denied","detail":"closed"}"#;
+    let head =
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\nConnection: close";
+    write!(
+        &stream,
+        "{head}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
     Ok(())
 }
 

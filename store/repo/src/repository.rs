@@ -11,6 +11,7 @@ use shale_model::{
 
 use crate::format::{self, InitError, OpenError};
 use crate::manifests::Manifest;
+use crate::packs::list_packs;
 use crate::paths;
 use crate::push::Push;
 use crate::reconcile::{Reconciled, reconcile};
@@ -89,6 +90,13 @@ impl Repository {
     /// What opening found where index and packs differed.
     pub fn reconciled(&self) -> &Reconciled {
         &self.reconciled
+    }
+
+    /// Whether the index has exactly the packs that lie there: otherwise opening it to write brings it up to them.
+    pub fn knows_its_packs(&self) -> SeamResult<bool> {
+        let mut known = self.index.packs()?;
+        known.sort();
+        Ok(known == list_packs(&*self.files)?)
     }
 
     /// Begins a push.

@@ -16,8 +16,8 @@ use shale_model::{
 
 use super::limited;
 
-/// The content of the only chunk that forged layers name.
-const CONTENT: &[u8] = b"content";
+/// The content of the only chunk that forged layers name. It begins as a page of a layer does.
+const CONTENT: &[u8] = b"\x01content";
 
 /// A repository that objects are put into without being asked.
 struct Forge(Shale);

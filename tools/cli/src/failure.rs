@@ -137,6 +137,7 @@ fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
             PlaceError::Files(error) => Some(error),
             PlaceError::Index(error) => Some(error),
             PlaceError::Remote(error) => Some(error),
+            PlaceError::Seam(error) => Some(error),
             PlaceError::Init { .. } | PlaceError::Open { .. } => None,
         };
     }

@@ -281,8 +281,11 @@ impl Composer {
         };
         let root = LayerRoot::decode(&self.catalog.layer(id)?).map_err(format)?;
         let wanted: Vec<_> = root.pages.iter().map(|page| (page.id, page.len)).collect();
-        let pages = self.runtime.block_on(self.reader.chunks(&wanted));
-        LayerDecoder::decode(&root, pages?.iter().map(|page| &page[..])).map_err(format)
+        let mut decoder = LayerDecoder::new(&root);
+        let take = |page: Vec<u8>| decoder.push(&page).map_err(format);
+        self.runtime
+            .block_on(self.reader.each_chunk(&wanted, take))?;
+        decoder.finish().map_err(format)
     }
 
     /// Where a plan lies.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use shale_client::{RemoteRegistry, SetupError};
 use shale_files::{DirFiles, FileError};
 use shale_index::{IndexReader, RocksIndex};
-use shale_model::{Catalog, ChunkIndex, Fetch, SeamResult, Sink};
+use shale_model::{Catalog, ChunkIndex, Fetch, SeamError, SeamResult, Sink};
 use shale_repo::{Access, InitError, Repository};
 use tokio::runtime::Handle;
 
@@ -49,6 +49,9 @@ pub enum PlaceError {
     /// Its chunk index cannot be opened.
     #[error(transparent)]
     Index(#[from] shale_index::OpenError),
+    /// What lies in the repository cannot be listed.
+    #[error(transparent)]
+    Seam(#[from] SeamError),
     /// The registry's client cannot be made.
     #[error(transparent)]
     Remote(#[from] SetupError),
@@ -70,21 +73,31 @@ impl Place {
     pub fn local(path: &Path) -> Result<Self, PlaceError> {
         let files = files_of(path)?;
         let index = Arc::new(open_index(&index_dir(path))?);
-        open(path, files, index, Access::Shared)
+        open(path, files, index, Access::Shared).map(Place::Local)
     }
 
     /// Opens the repository in `path` for what writes no chunks, beside others that may; templates can be
     /// made and named.
     pub fn local_beside(path: &Path) -> Result<Self, PlaceError> {
-        let index = match IndexReader::open(&index_dir(path)) {
-            // Opening it to write makes one, or mends it.
-            Err(shale_index::OpenError::Damaged { .. }) => {
-                drop(Self::local(path)?);
-                IndexReader::open(&index_dir(path))?
-            }
-            opened => opened?,
+        let beside = || -> Result<Arc<Repository>, PlaceError> {
+            let index = Arc::new(IndexReader::open(&index_dir(path))?);
+            open(path, files_of(path)?, index, Access::Read)
         };
-        open(path, files_of(path)?, Arc::new(index), Access::Read)
+        match beside() {
+            Ok(repository) if repository.knows_its_packs()? => {
+                return Ok(Place::Local(repository));
+            }
+            // Some packs were put there by other means, or their pusher died; or there is no index, or a damaged
+            // one. Opening it to write mends that.
+            Ok(_) | Err(PlaceError::Index(shale_index::OpenError::Damaged { .. })) => {}
+            Err(error) => return Err(error),
+        }
+        match Self::local(path) {
+            // Whoever writes knows of them, or will in a moment.
+            Err(error) if error.in_use() => {}
+            opened => drop(opened?),
+        }
+        Ok(Place::Local(beside()?))
     }
 
     /// The registry of `settings`, spoken to on `runtime`. Nothing is asked yet. Packs that are pushed
@@ -148,9 +161,9 @@ fn open(
     files: Arc<DirFiles>,
     index: Arc<dyn ChunkIndex>,
     access: Access,
-) -> Result<Place, PlaceError> {
-    let opened = Repository::open(files, index, access).map_err(not_opened(path))?;
-    Ok(Place::Local(Arc::new(opened)))
+) -> Result<Arc<Repository>, PlaceError> {
+    let opened = Repository::open(files, index, access);
+    Ok(Arc::new(opened.map_err(not_opened(path))?))
 }
 
 fn not_opened(path: &Path) -> impl FnOnce(shale_repo::OpenError) -> PlaceError {

@@ -63,7 +63,7 @@ impl Composer {
             let bytes = image.plan.disk_bytes();
             return Ok(Overlay::create(&files, image.plan_id, bytes, boot)?);
         };
-        let target = Arc::new(View::new(target, self.reader.clone()));
+        let target = Arc::new(View::for_command(target, self.reader.clone()));
         let disk = Disk::read_only(target.clone());
         Overlay::create_with(&files, image.plan_id, target.size(), boot, |overlay| {
             let seeded = async { Ok(seed(&image.plan, target.plan(), &disk, overlay).await?) };

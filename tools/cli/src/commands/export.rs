@@ -45,7 +45,7 @@ impl Export {
         let id = resolve(&*context.catalog(&place), &self.reference)?;
         let host = context.host(place)?;
         let image = host.composer.image(id)?;
-        let view = Arc::new(View::new(image.plan, host.reader.clone()));
+        let view = Arc::new(View::for_command(image.plan, host.reader.clone()));
         let disk = Disk::read_only(view);
         let shown = || format!("write `{}`", self.file.display());
         let unfinished = Unfinished::create(&self.file).with_context(shown)?;
