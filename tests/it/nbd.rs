@@ -59,6 +59,57 @@ fn privileged_what_is_served_is_what_is_exported() -> Result<()> {
 }
 
 #[test]
+fn a_larger_disk_has_a_larger_file_system_of_the_profile_that_was_asked_for() -> Result<()> {
+    const DISK_BYTES: u64 = 3 << 30;
+    let shale = Shale::new()?;
+    let tree = small_tree()?;
+    run(shale.command().arg("push").arg(tree.path()).arg("test/new"))?;
+    let create = ["template", "create", "test/tree", "test/new"];
+    run(shale
+        .command()
+        .args(create)
+        .args(["--filesystem", "ext4-old"]))?;
+    let (socket, overlay) = (shale.home().join("s"), shale.home().join("overlay"));
+    let served = |size: &str| {
+        let mut command = shale.command();
+        command.args(["nbd", "test/tree", "--socket"]).arg(&socket);
+        command
+            .arg("--overlay")
+            .arg(&overlay)
+            .args(["--disk", size]);
+        command
+    };
+    let small = served("1M").output()?;
+    let said = String::from_utf8_lossy(&small.stderr);
+    ensure!(
+        small.status.code() == Some(2) && said.contains("too small"),
+        "{said}"
+    );
+    let server = Background::start_until(&mut served("3G"), "serving")?;
+    let copied = shale.home().join("copied.raw");
+    run(tool("nbdcopy")?.arg(url(&socket)).arg(&copied))?;
+    server.terminate()?;
+    ensure!(copied.metadata()?.len() == DISK_BYTES);
+    check_file_system(&copied)?;
+    let head = run(tool("debugfs")?
+        .args(["-R", "show_super_stats -h"])
+        .arg(&copied))?;
+    let field = |name: &str| {
+        let line = head.lines().find(|line| line.starts_with(name));
+        line.map(|line| line[name.len()..].trim().to_owned())
+            .with_context(|| format!("{name} in {head}"))
+    };
+    let blocks: u64 = field("Block count:")?.parse()?;
+    ensure!(blocks * 4096 == DISK_BYTES, "{blocks} blocks");
+    let features = field("Filesystem features:")?;
+    ensure!(
+        !features.contains("64bit") && !features.contains("metadata_csum"),
+        "{features}"
+    );
+    Ok(())
+}
+
+#[test]
 fn privileged_what_was_flushed_survives_thirty_kills_of_the_server() -> Result<()> {
     let shale = Shale::new()?;
     let tree = small_tree()?;
