@@ -16,7 +16,7 @@ const PACKAGES: [(&str, &str); 8] = [
     ("mksquashfs", "squashfs-tools"),
     ("qemu-nbd", "qemu-utils"),
     ("restic", "restic"),
-    ("sqfstar", "squashfs-tools"),
+    ("tar2sqfs", "squashfs-tools-ng"),
     ("zstd", "zstd"),
 ];
 
