@@ -11,8 +11,9 @@ const MAPPED_BYTES: libc::c_int = 1 << 20;
 /// Heaps of a process whose threads hand buffers to each other, as those of a push do.
 const HEAPS: libc::c_int = 2;
 
-/// Sets the allocator up for a push, which has a limit of memory. A push of a million small files took 349 MB of
-/// resident memory without this, 291 with it. Call it before there is another thread.
+/// Sets the allocator up for a push, which has a limit of memory. A push of a million small files took 341 to 357 MB
+/// of resident memory without this, 298 with it (`make bench ROW=P4`, before other savings). Call it before there is
+/// another thread.
 pub(crate) fn set_up_for_push() {
     // SAFETY: mallopt(3) takes two numbers, and changes how later calls of malloc() choose. It is not safe to call
     // while other threads allocate, and there are none yet.
