@@ -1,5 +1,5 @@
-//! From layers to a disk: a composed tree becomes an ext4 file system by arithmetic, as a plan. Pure:
-//! nothing here does I/O, and nothing is copied.
+//! From layers to a disk: a composed tree becomes an ext4 file system by arithmetic, as a plan; and from a plan
+//! back to its tree. Pure: nothing here does I/O, and nothing is copied.
 //!
 //! ```
 //! use shale_image::{Layout, lay_out};
@@ -24,4 +24,5 @@ mod layout;
 pub mod merge;
 
 pub use error::*;
+pub use ext4::{DirectoryEntry, TreeInode, TreeReader, TreeRun, TreeShape};
 pub use layout::*;

@@ -29,6 +29,8 @@
 //! Opening a plan reads its header only; every look-up checks what it reads, so that damaged bytes give
 //! an error and never a panic.
 
+use std::borrow::Cow;
+
 use crate::bytes::{FormatError, Problem, Reader};
 use crate::id::{ChunkId, ID_LEN, PlanId, TemplateId};
 use crate::limits::{BLOCK_BYTES, MAX_FILE_BYTES, MAX_PAGE_BYTES};
@@ -348,6 +350,31 @@ impl<B: AsRef<[u8]>> Plan<B> {
         Ok(())
     }
 
+    /// `len` bytes of the disk from `offset` that hold nothing of a chunk: what the layout made, and zeros.
+    /// Borrowed where they lie in one run, as metadata mostly does.
+    ///
+    /// # Errors
+    /// The range leaves the disk, or a chunk lies in it.
+    pub fn synthesised_range(&self, offset: u64, len: usize) -> Result<Cow<'_, [u8]>, FormatError> {
+        let mut found: Cow<'_, [u8]> = Cow::Borrowed(&[]);
+        self.pieces(offset, len as u64, |piece| {
+            match piece {
+                Piece::Bytes(bytes) if found.is_empty() => found = Cow::Borrowed(bytes),
+                Piece::Bytes(bytes) => found.to_mut().extend_from_slice(bytes),
+                Piece::Zero(zeros) => {
+                    let all = found.len() + zeros as usize;
+                    found.to_mut().resize(all, 0);
+                }
+                Piece::Chunk(_) => {
+                    let rule = Problem::Rule("a chunk lies where metadata should");
+                    return Err(fault(HEADER_BYTES, rule));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Cuts `len` bytes of the content from `from` at chunk borders.
     fn content<'a, E: From<FormatError>>(
         &'a self,
@@ -559,6 +586,38 @@ mod tests {
                 prop_assert!(done.is_err() || covered == len);
             }
         }
+    }
+
+    #[test]
+    fn a_range_without_chunks_is_borrowed_where_it_lies_together() {
+        let block = BLOCK_BYTES as u64;
+        let run = |block, bytes, source| Run {
+            block,
+            bytes,
+            source,
+        };
+        let parts = PlanParts {
+            template: TemplateId::of(b"t"),
+            disk_bytes: 5 * block,
+            runs: vec![
+                run(1, 5000, RunSource::Synthesised(0)),
+                run(3, 10, RunSource::Synthesised(5000)),
+                run(4, 3, RunSource::Content(0)),
+            ],
+            chunks: vec![(ChunkId::of(b"abc"), 3)],
+            synthesised: (0..5010).map(|at| (at % 251) as u8 | 1).collect(),
+        };
+        let plan = Plan::open(parts.encode().1).unwrap();
+        let made = &parts.synthesised;
+        let range = |offset, len| plan.synthesised_range(offset, len).unwrap();
+        assert!(matches!(range(block + 7, 4000), Cow::Borrowed(b) if *b == made[7..4007]));
+        assert_eq!(range(0, 4096), vec![0; 4096]);
+        let mixed = [&made[4000..5000], &vec![0; 3192][..], &made[5000..5004]].concat();
+        assert_eq!(range(block + 4000, mixed.len()), mixed);
+        assert!(range(0, 0).is_empty());
+        assert!(plan.synthesised_range(4 * block - 1, 2).is_err());
+        assert!(plan.synthesised_range(5 * block - 1, 2).is_err());
+        assert!(plan.synthesised_range(u64::MAX, 2).is_err());
     }
 
     #[test]

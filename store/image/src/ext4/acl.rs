@@ -1,4 +1,4 @@
-//! POSIX ACLs: from the form that `getxattr` returns to the one that ext4 stores.
+//! POSIX ACLs: from the form that `getxattr` returns to the one that ext4 stores, and back.
 //!
 //! Sources: Linux `include/uapi/linux/posix_acl_xattr.h` (version 2) and `fs/ext4/acl.h` (version 1).
 //! The kernel tells the forms apart by their length, and derives the number of entries from it, so that
@@ -7,6 +7,8 @@
 const ATTRIBUTE_VERSION: u32 = 2;
 const DISK_VERSION: u32 = 1;
 const ENTRY_BYTES: usize = 8;
+/// The id of an entry that names nobody, `ACL_UNDEFINED_ID`.
+const NO_ID: u32 = u32::MAX;
 
 const USER_OBJ: u16 = 0x01;
 const USER: u16 = 0x02;
@@ -42,6 +44,31 @@ pub(super) fn to_disk(attribute: &[u8]) -> Option<Vec<u8>> {
     Some(disk)
 }
 
+/// The form that `getxattr` returns of what [`to_disk`] made, or nothing for anything else.
+pub(super) fn from_disk(disk: &[u8]) -> Option<Vec<u8>> {
+    let (version, mut rest) = disk.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*version) != DISK_VERSION {
+        return None;
+    }
+    let mut attribute = ATTRIBUTE_VERSION.to_le_bytes().to_vec();
+    while let Some((entry, after)) = rest.split_first_chunk::<4>() {
+        attribute.extend_from_slice(entry);
+        match u16::from_le_bytes([entry[0], entry[1]]) {
+            USER | GROUP => {
+                let (id, after) = after.split_first_chunk::<4>()?;
+                attribute.extend_from_slice(id);
+                rest = after;
+            }
+            _ => {
+                attribute.extend_from_slice(&NO_ID.to_le_bytes());
+                rest = after;
+            }
+        }
+    }
+    // What goes there and back is what the kernel accepts, and nothing is left over.
+    (to_disk(&attribute)? == disk).then_some(attribute)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,7 +96,16 @@ mod tests {
                 0, 0, 0
             ]
         );
-        assert!(to_disk(&acl(&[user, group, other])).is_some());
+        let plain = acl(&[user, group, other]);
+        for acl in [&good, &plain] {
+            let disk = to_disk(acl).unwrap();
+            assert_eq!(from_disk(&disk).as_ref(), Some(acl));
+            for len in 0..disk.len() {
+                assert_eq!(from_disk(&disk[..len]), None);
+            }
+            assert_eq!(from_disk(&[&disk[..], &[0]].concat()), None);
+            assert_eq!(from_disk(acl), None);
+        }
         let bad = [
             acl(&[user, named, group, other]),
             acl(&[named, user, group, mask, other]),

@@ -9,8 +9,8 @@ use super::bytes::{put16, put32};
 use super::checksum::crc32c;
 use super::geometry::{Piece, Pieces};
 
-const MAGIC: u16 = 0xF30A;
-const ENTRY_BYTES: usize = 12;
+pub(super) const MAGIC: u16 = 0xF30A;
+pub(super) const ENTRY_BYTES: usize = 12;
 /// Entries in the inode itself.
 const ROOT_ENTRIES: usize = 4;
 /// Entries in a block, which leaves 4 bytes for its checksum.

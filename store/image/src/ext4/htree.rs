@@ -20,14 +20,14 @@ const ROOT_ENTRIES: u64 = 507;
 /// Entries of a node below the root: three quarters of 510, with the same intent.
 const NODE_ENTRIES: u64 = 382;
 
-const INDEX_ENTRY_BYTES: usize = 8;
+pub(super) const INDEX_ENTRY_BYTES: usize = 8;
 const INDEX_TAIL_BYTES: usize = 8;
 /// Where the entries of the root begin: after `.`, `..` and the root's own 8 bytes.
-const ROOT_START: usize = DOTS_BYTES + 8;
+pub(super) const ROOT_START: usize = DOTS_BYTES + 8;
 /// Where the entries of a node begin: after an unused entry, so that it looks like an empty block.
-const NODE_START: usize = 8;
+pub(super) const NODE_START: usize = 8;
 /// Half MD4, signed or unsigned as the superblock says.
-const HASH_VERSION: u8 = 1;
+pub(super) const HASH_VERSION: u8 = 1;
 
 /// How many blocks of which kind a tree has: the root, then nodes, then leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,7 @@ mod journal;
 mod output;
 mod place;
 mod profile;
+mod read;
 mod superblock;
 mod xattr;
 
@@ -29,6 +30,8 @@ use crate::layout::Layout;
 use geometry::{GROUP_BLOCKS, GROUP_INODES};
 use place::Places;
 use profile::Profile;
+
+pub use read::*;
 
 pub(crate) use inode::{MAX_DEVICE_MAJOR, MAX_DEVICE_MINOR, MAX_LINKS};
 

@@ -13,19 +13,19 @@ use super::inode::XATTR_START;
 use super::profile::{CHECKSUM_SEED, Profile};
 use crate::error::NodeProblem;
 
-const MAGIC: u32 = 0xEA02_0000;
+pub(super) const MAGIC: u32 = 0xEA02_0000;
 /// Bytes inside the inode: magic, then attributes.
 const INLINE_BYTES: usize = INODE_BYTES - XATTR_START;
-const INLINE_HEADER: usize = 4;
-const BLOCK_HEADER: usize = 32;
-const ENTRY_HEADER: usize = 16;
+pub(super) const INLINE_HEADER: usize = 4;
+pub(super) const BLOCK_HEADER: usize = 32;
+pub(super) const ENTRY_HEADER: usize = 16;
 /// Zeros that end the entries.
 const END_BYTES: usize = 4;
 
 /// Prefixes that are stored as a number.
-const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
+pub(super) const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
 /// ACLs: their number stands for the whole name.
-const ACLS: [(&[u8], u8); 2] = [
+pub(super) const ACLS: [(&[u8], u8); 2] = [
     (b"system.posix_acl_access", 2),
     (b"system.posix_acl_default", 3),
 ];

@@ -9,5 +9,6 @@ mod guest;
 mod mount;
 mod nodes;
 mod random;
+mod read;
 mod stable;
 mod support;

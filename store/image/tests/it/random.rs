@@ -232,7 +232,16 @@ fn layers(random: &[Vec<Line>], store: &mut Store) -> Vec<shale_model::TreeLayer
         .collect()
 }
 
-fn profiles() -> impl Strategy<Value = Filesystem> {
+/// Layers that fit on each other, and the bytes of their chunks.
+pub(crate) fn any_layers() -> impl Strategy<Value = (Vec<shale_model::TreeLayer>, Store)> {
+    vec(lines(), 1..6).prop_map(|random| {
+        let mut store = Store::default();
+        let layers = layers(&random, &mut store);
+        (layers, store)
+    })
+}
+
+pub(crate) fn profiles() -> impl Strategy<Value = Filesystem> {
     prop_oneof![Just(Filesystem::Ext4V1), Just(Filesystem::Ext4Old)]
 }
 
