@@ -13,8 +13,8 @@ use crate::sources::rust_files;
 /// Every crate of the workspace with the other crates of the workspace that it may use.
 ///
 /// Everything may use `shale-model`. Engines (ingest, repo, image, view, client) do not know each other, and
-/// image and view meet through the plan in the model. Faces (nbd, fusefs) know a disk or a view. The parts are
-/// wired together in `tools`, and there only.
+/// image and view meet through the plan in the model. Faces (nbd, fusefs) know a disk, and fusefs how a plan's tree is
+/// read. The parts are wired together in `tools`, and there only.
 const ARROWS: &[(&str, Uses)] = &[
     ("shale-model", Only(&[])),
     ("shale-files", Only(&[])),
@@ -24,7 +24,7 @@ const ARROWS: &[(&str, Uses)] = &[
     ("shale-image", Only(&["shale-model"])),
     ("shale-view", Only(&["shale-model", "shale-files"])),
     ("shale-nbd", Only(&["shale-model"])),
-    ("shale-fusefs", Only(&["shale-model", "shale-view"])),
+    ("shale-fusefs", Only(&["shale-model", "shale-image"])),
     ("shale-wire", Only(&["shale-model"])),
     ("shale-client", Only(&["shale-model", "shale-wire"])),
     (
@@ -43,7 +43,6 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["shale-registry"]),
     ("clap", &["shale-cli", "shale-benches"]),
     ("fastcdc", &["shale-ingest"]),
-    ("fuser", &["shale-fusefs"]),
     ("hyper", &["shale-registry"]),
     ("reqwest", &["shale-client"]),
     ("rocksdb", &["shale-index"]),

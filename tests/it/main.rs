@@ -17,6 +17,7 @@ mod export;
 mod hostile;
 mod kill;
 mod merge;
+mod mount;
 mod nbd;
 mod oracle;
 mod registry;

@@ -10,16 +10,16 @@ use clap::Args;
 use shale_client::{Address, AddressError, Settings, Trust};
 use shale_files::{DirFiles, LockError};
 use shale_hostd::api::{Credentials, Repository};
-use shale_hostd::{Composer, HostDirs, Place, private_dir, registry_url};
+use shale_hostd::{Composer, HostDirs, Image, Place, boot_id, private_dir, registry_url};
 use shale_model::{Catalog, Platform, Reference, TemplateId, TemplateIndex};
 use shale_view::{
-    Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, RetrySettings,
+    Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, Overlay, RetrySettings,
 };
 use shale_wire::Fingerprint;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::failure::{Exit, Failure};
-use crate::output::{Format, parse_bytes};
+use crate::output::{Format, bytes, note, parse_bytes};
 use crate::patience::{Patience, Patient};
 use crate::progress::ProgressMode;
 
@@ -356,6 +356,35 @@ pub(crate) struct Host {
     pub(crate) reader: Arc<ChunkReader>,
     pub(crate) composer: Composer,
     pub(crate) counters: Arc<Counters>,
+}
+
+impl Host {
+    /// The overlay over `image` in `dir`. It is made if there is none, then for a disk of `disk_bytes` if that is asked
+    /// for.
+    pub(crate) fn overlay(
+        &self,
+        image: &Image,
+        dir: &Path,
+        disk_bytes: Option<u64>,
+    ) -> anyhow::Result<Overlay> {
+        if !dir.join("head").exists() {
+            let bytes = image.disk_bytes(disk_bytes)?;
+            return Ok(self.composer.sized_overlay(image, bytes, dir)?);
+        }
+        Ok(Overlay::open(
+            &DirFiles::open(dir)?,
+            image.plan_id,
+            boot_id()?,
+        )?)
+    }
+
+    /// A line on what was read, from where, and how long it was waited for.
+    pub(crate) fn note_reads(&self) {
+        let read = &self.counters;
+        let waited = read.waited().as_secs_f64();
+        let (cached, fetched) = (bytes(read.cache_bytes()), bytes(read.fetched_bytes()));
+        note!("{cached} read from the cache, {fetched} fetched, {waited:.2} s waited");
+    }
 }
 
 /// What a reference points at.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use shale_client::{Deadlines, SetupError};
 use shale_files::{FileError, LockError};
+use shale_fusefs::MountError;
 use shale_hostd::{ComposeError, HostError, PlaceError};
 use shale_ingest::{PushError, SourceError};
 use shale_model::{FormatError, Problem, SeamError, Trouble};
@@ -192,6 +193,7 @@ fn advice_of(error: &(dyn Error + 'static)) -> Advice {
         .or_else(|| error.downcast_ref().map(of_index))
         .or_else(|| error.downcast_ref().map(of_overlay))
         .or_else(|| error.downcast_ref().map(of_listen))
+        .or_else(|| error.downcast_ref().map(of_mount))
         .or_else(|| error.downcast_ref().map(of_push))
         .or_else(|| error.downcast_ref().map(of_source))
         .or_else(|| error.downcast_ref().map(of_file))
@@ -336,6 +338,31 @@ fn of_listen(error: &ListenError) -> Advice {
         ListenError::NotASocket(_) => exit(Exit::Usage).hint("name another --socket"),
         ListenError::LongPath(_) => exit(Exit::Usage).hint("name a shorter --socket"),
         ListenError::System { .. } => Advice::default(),
+    }
+}
+
+fn of_mount(error: &MountError) -> Advice {
+    match error {
+        MountError::Device(_) => {
+            exit(Exit::Failure).hint("`shale doctor` says what /dev/fuse needs")
+        }
+        MountError::NotADirectory(_) => exit(Exit::Usage).hint("name a directory"),
+        MountError::Dead(path) => {
+            exit(Exit::Conflict).hint(format!("`shale umount {}` takes it away", path.display()))
+        }
+        MountError::NotMounted(_) => exit(Exit::NotFound),
+        MountError::Busy(_) => {
+            exit(Exit::Conflict).hint("end the programs that use it, or unmount it with --lazy")
+        }
+        MountError::NoHelper(_) => exit(Exit::Failure)
+            .hint("who is not root needs fusermount3: install Debian's package fuse3"),
+        MountError::Look { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            exit(Exit::NotFound).hint("make the directory first")
+        }
+        MountError::Look { .. }
+        | MountError::System { .. }
+        | MountError::Helper(_)
+        | MountError::Slots(_) => Advice::default(),
     }
 }
 

@@ -5,11 +5,13 @@ mod doctor;
 mod export;
 mod host;
 mod layer;
+mod mount;
 mod nbd;
 mod push;
 mod server;
 mod template;
 mod token;
+mod umount;
 mod vm;
 
 use clap::Subcommand;
@@ -22,6 +24,8 @@ pub(crate) enum Command {
     Push(push::Push),
     Export(export::Export),
     Nbd(nbd::Nbd),
+    Mount(mount::MountCommand),
+    Umount(umount::Umount),
     #[command(subcommand)]
     Layer(layer::Layer),
     #[command(subcommand)]
@@ -48,6 +52,8 @@ impl Command {
             Command::Push(push) => push.run(context),
             Command::Export(export) => export.run(context),
             Command::Nbd(nbd) => nbd.run(context),
+            Command::Mount(mount) => mount.run(context),
+            Command::Umount(umount) => umount.run(),
             Command::Layer(layer) => layer.run(context),
             Command::Template(template) => template.run(context),
             Command::Server(server) => server.run(context),

@@ -1,19 +1,18 @@
 //! `shale nbd`: a template as a disk on an NBD socket.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
-use shale_files::DirFiles;
-use shale_hostd::{Image, boot_id};
+use shale_hostd::Image;
 use shale_model::Reference;
 use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
-use shale_view::{Disk, Overlay, View};
+use shale_view::{Disk, View};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::context::{Context, Host, resolve};
-use crate::output::{bytes, note, parse_bytes};
+use crate::context::{Context, resolve};
+use crate::output::{note, parse_bytes};
 
 /// Serve a template as a disk over NBD on a unix socket
 ///
@@ -51,7 +50,7 @@ impl Nbd {
         let (disk, access) = match &self.overlay {
             None => (Disk::read_only(view(image)), Access::ReadOnly),
             Some(dir) => {
-                let overlay = Arc::new(self.open_overlay(&host, &image, dir)?);
+                let overlay = Arc::new(host.overlay(&image, dir, self.disk)?);
                 (Disk::writable(view(image), overlay), Access::ReadWrite)
             }
         };
@@ -77,26 +76,10 @@ impl Nbd {
             server.serve(listener, ended).await.context("serve NBD")
         })?;
         if !context.global.quiet {
-            let read = &host.counters;
-            let waited = read.waited().as_secs_f64();
-            let (cached, fetched) = (bytes(read.cache_bytes()), bytes(read.fetched_bytes()));
-            note!("{cached} read from the cache, {fetched} fetched, {waited:.2} s waited");
+            host.note_reads();
         }
         // Best effort: a socket that stays is replaced by the next start.
         let _ = std::fs::remove_file(&self.socket);
         Ok(())
-    }
-
-    /// The overlay in `dir`, which is made if there is none.
-    fn open_overlay(&self, host: &Host, image: &Image, dir: &Path) -> anyhow::Result<Overlay> {
-        if !dir.join("head").exists() {
-            let bytes = image.disk_bytes(self.disk)?;
-            return Ok(host.composer.sized_overlay(image, bytes, dir)?);
-        }
-        Ok(Overlay::open(
-            &DirFiles::open(dir)?,
-            image.plan_id,
-            boot_id()?,
-        )?)
     }
 }

@@ -1,6 +1,5 @@
 //! Directories: one name by its hash, and all of them in order of block.
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use shale_model::FormatError;
@@ -173,11 +172,7 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
 /// `d_type` of each type of an entry on the disk.
 const DIRENT_TYPES: [u8; 8] = [0, 8, 4, 2, 6, 1, 12, 10];
 
-fn find_in(
-    directory: &TreeInode,
-    block: &Cow<'_, [u8]>,
-    name: &[u8],
-) -> Result<Option<u32>, FormatError> {
+fn find_in(directory: &TreeInode, block: &[u8], name: &[u8]) -> Result<Option<u32>, FormatError> {
     for entry in Entries::new(block) {
         let entry = entry.ok_or_else(|| directory.fault(BAD))?;
         if entry.name == name && entry.inode != 0 {
@@ -272,5 +267,34 @@ impl<'b> Index<'b> {
 
     fn block(&self, at: usize) -> Option<u32> {
         self.entries.get(at).map(|entry| get32(entry, 4))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Leaves that begin with 2, with 4, in the midst of 4, and with 8: names of hash 4 lie in the second and third.
+    #[test]
+    fn a_hash_that_goes_on_is_looked_for_from_its_first_leaf() {
+        let entry = |hash: u32, block: u32| {
+            let mut entry = [0; INDEX_ENTRY_BYTES];
+            entry[..4].copy_from_slice(&hash.to_le_bytes());
+            entry[4..].copy_from_slice(&block.to_le_bytes());
+            entry
+        };
+        let mut entries = [entry(0, 10), entry(4, 11), entry(5, 12), entry(8, 13)];
+        // Count and limit take the place of the first hash.
+        entries[0][..4].copy_from_slice(&[0xFF, 1, 4, 0]);
+        let bytes = entries.concat();
+        let index = Index::parse(&bytes, 0).unwrap();
+        let places: Vec<usize> = [0, 2, 4, 6, 8, 10]
+            .map(|hash| index.last_up_to(hash))
+            .to_vec();
+        assert_eq!(places, [0, 0, 1, 2, 3, 3]);
+        assert!(index.goes_on(2, 4) && !index.goes_on(1, 4) && !index.goes_on(3, 4));
+        assert!(!index.goes_on(4, 4) && !index.goes_on(0, 0));
+        assert_eq!((index.block(1), index.block(4)), (Some(11), None));
+        assert!(Index::parse(&bytes[..24], 0).is_none());
     }
 }
