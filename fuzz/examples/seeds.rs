@@ -22,7 +22,13 @@ fn main() -> io::Result<()> {
     archives()?;
     nbd()?;
     databases()?;
+    fuse()?;
     for n in 0..4 {
+        write(
+            "plan_tree",
+            &format!("random-{n}"),
+            &Lcg(40 + n).bytes(1500),
+        )?;
         write("compose", &format!("random-{n}"), &Lcg(n).bytes(1500))?;
     }
     Ok(())
@@ -34,6 +40,36 @@ fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
         .join(target);
     fs::create_dir_all(&directory)?;
     fs::write(directory.join(format!("seed-{name}")), bytes)
+}
+
+/// Requests of the kernel, each with the body that its operation has.
+fn fuse() -> io::Result<()> {
+    let words = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|w| w.to_ne_bytes()).collect() };
+    let bodies = [
+        ("lookup", 1, b"etc\0".to_vec()),
+        ("setattr", 4, words(&[8, 0, 4096, 0])),
+        ("read", 15, words(&[0, 4096, 131_072, 0, 0])),
+        (
+            "write",
+            16,
+            [words(&[0, 4096, 5, 0, 0]), b"bytes".to_vec()].concat(),
+        ),
+        (
+            "getxattr",
+            22,
+            [words(&[64]), b"user.a\0".to_vec()].concat(),
+        ),
+        ("init", 26, words(&[7 | 31 << 32, 1 << 20 | 0xFFFF << 32])),
+        ("readdirplus", 44, words(&[0, 24, 4096, 0, 0])),
+        ("interrupt", 36, words(&[2])),
+        ("fallocate", 43, words(&[0, 4096, 8192, 3])),
+        ("lseek", 46, words(&[0, 4096, 3])),
+    ];
+    for (name, op, body) in bodies {
+        let header = words(&[(40 + body.len() as u64) | op << 32, 2, 1, 0, 1]);
+        write("fuse_request", name, &[header, body].concat())?;
+    }
+    Ok(())
 }
 
 fn packs() -> io::Result<()> {
