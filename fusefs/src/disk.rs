@@ -265,7 +265,7 @@ impl Face for DiskFace {
         if request.node != DISK_NODE {
             return match request.op {
                 // Nothing of a directory is written.
-                Op::Sync => Outcome::Done(Ok(())),
+                Op::Sync | Op::Flush => Outcome::Done(Ok(())),
                 _ => Outcome::Done(self.answer_now(request, body)),
             };
         }
@@ -279,7 +279,7 @@ impl Face for DiskFace {
                 }
             }
             Op::Write { offset, data } => Outcome::Wait(Box::pin(self.write(offset, data, body))),
-            Op::Sync => Outcome::Wait(Box::pin(self.flush())),
+            Op::Sync | Op::Flush => Outcome::Wait(Box::pin(self.flush())),
             Op::Fallocate { offset, len, mode } => {
                 Outcome::Wait(Box::pin(self.fallocate(offset, len, mode)))
             }

@@ -73,8 +73,10 @@ pub enum Op<'a> {
     },
     /// How large and how full the file system is.
     StatFs,
-    /// Everything durable: `fsync`, or the end of a use.
+    /// Everything durable: `fsync`.
     Sync,
+    /// A file is closed, by one of its users.
+    Flush,
     /// The value of an extended attribute.
     GetXattr {
         /// Its name.
@@ -207,7 +209,8 @@ impl<'a> Op<'a> {
                 },
             },
             op::STATFS => Op::StatFs,
-            op::FSYNC | op::FLUSH | op::FSYNCDIR => Op::Sync,
+            op::FSYNC | op::FSYNCDIR => Op::Sync,
+            op::FLUSH => Op::Flush,
             op::GETXATTR => Op::GetXattr {
                 size: fields.u32(0)?,
                 name: name(body.get(8..)?)?,

@@ -250,8 +250,8 @@ where
                 Err(Errno::ROFS)
             }
             Op::Sync | Op::Release | Op::Destroy => Ok(()),
-            // The kernel asks for each once, then opens without asking and keeps what it read.
-            Op::Open | Op::OpenDir => Err(Errno::NOSYS),
+            // The kernel asks for each once, then opens and closes without asking, and keeps what it read.
+            Op::Open | Op::OpenDir | Op::Flush => Err(Errno::NOSYS),
             Op::Init { .. } | Op::Interrupt(_) | Op::Forget | Op::Read { .. } | Op::Unknown(_) => {
                 Err(Errno::NOSYS)
             }

@@ -26,6 +26,7 @@ const OPEN: u32 = 14;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
 const FSYNC: u32 = 20;
+const FLUSH: u32 = 25;
 const INIT: u32 = 26;
 const INTERRUPT: u32 = 36;
 const FALLOCATE: u32 = 43;
@@ -208,7 +209,9 @@ fn requests_at_the_end_and_over_it() {
         assert_eq!(set(end), Ok(()));
         assert_eq!(set(end + 1), Err(Errno::FBIG));
         assert_eq!(set(0), Err(Errno::PERM));
-        assert_eq!(kernel.ask(FSYNC, DISK, &words(&[0, 0])), Ok(vec![]));
+        for op in [FSYNC, FLUSH] {
+            assert_eq!(kernel.ask(op, DISK, &words(&[0, 0, 0])), Ok(vec![]));
+        }
     });
     assert!(is_end(ended));
 }

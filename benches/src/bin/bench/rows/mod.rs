@@ -6,6 +6,7 @@ mod b5;
 mod boot;
 mod m1;
 mod m2;
+mod mounted;
 mod p1;
 mod p4;
 mod r5;
@@ -27,6 +28,10 @@ pub(crate) enum Row {
     P1,
     /// Memory of a push
     P4,
+    /// Reading all files of a mounted tree
+    R1,
+    /// Looking at all files of a mounted tree
+    R2,
     /// Composing and laying out
     R5,
     /// A boot's reads, from a warm cache
@@ -46,6 +51,8 @@ impl Row {
             Row::M2 => m2::measure(settings),
             Row::P1 => p1::measure(settings),
             Row::P4 => p4::measure(settings),
+            Row::R1 => mounted::read(settings),
+            Row::R2 => mounted::look(settings),
             Row::R5 => r5::measure(settings),
             Row::B5 => b5::measure(settings),
             Row::W1 => w1::measure(settings),

@@ -1,0 +1,159 @@
+//! R1 and R2: the base's tree, mounted by `shale mount` and by the kernel.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use harness::{Input, LoopMount, run};
+
+use crate::Settings;
+use crate::measure::{Contender, Sample, in_turns, print, seconds};
+use crate::programs::{Running, Shale, peer};
+use crate::rows::boot::{export_base, push_base, verdict};
+
+/// What is in the way of comparing with the peer of the targets.
+const NO_NYDUS: &str =
+    "nydusd, the peer of the target, is in no package of Debian 12: not compared";
+
+/// The same tree three times.
+struct Trees {
+    directory: tempfile::TempDir,
+    shale: Shale,
+    base: Input,
+    erofs: LoopMount,
+    ext4: LoopMount,
+}
+
+impl Trees {
+    fn new() -> Result<Self> {
+        let base = Input::base()?;
+        let directory = tempfile::tempdir()?;
+        let path = |name: &str| directory.path().join(name);
+        let shale = Shale::new(directory.path())?;
+        push_base(&shale, &base)?;
+        export_base(&shale, &path("disk.raw"))?;
+        run(peer("mkfs.erofs")?.arg(path("base.erofs")).arg(base.tree()))?;
+        let erofs = LoopMount::new(&path("base.erofs"), "ro")?;
+        let ext4 = LoopMount::new(&path("disk.raw"), "ro")?;
+        std::fs::create_dir(path("mnt"))?;
+        Ok(Self {
+            directory,
+            shale,
+            base,
+            erofs,
+            ext4,
+        })
+    }
+
+    fn point(&self) -> PathBuf {
+        self.directory.path().join("mnt")
+    }
+
+    /// Mounts with the cache as it is.
+    fn serve(&self) -> Result<Running> {
+        let mut command = self.shale.command();
+        command
+            .args(["--quiet", "mount", "bench/base"])
+            .arg(self.point());
+        // What the tree holds is there once it is mounted.
+        Running::server(&mut command, &self.point().join("etc"))
+    }
+}
+
+/// Reads all files, as `tar` does.
+fn read_all(tree: &Path) -> Result<()> {
+    // To a pipe, as tar does not read what goes to /dev/null.
+    let script = "tar --one-file-system -C \"$1\" -cf - . | wc -c";
+    run(Command::new("sh").args(["-c", script, "sh"]).arg(tree)).map(drop)
+}
+
+/// Looks at all files.
+fn look_at_all(tree: &Path) -> Result<()> {
+    let script = "find \"$1\" -xdev -ls | wc -l";
+    run(Command::new("sh").args(["-c", script, "sh"]).arg(tree)).map(drop)
+}
+
+/// What the kernel kept of all file systems goes.
+fn drop_caches() -> Result<()> {
+    run(&mut Command::new("sync"))?;
+    Ok(std::fs::write("/proc/sys/vm/drop_caches", "3")?)
+}
+
+fn timed(tree: &Path, work: fn(&Path) -> Result<()>) -> Result<Sample> {
+    Ok(Sample::of(seconds(|| work(tree))?))
+}
+
+/// R1: all files read, for the first time, with the kernel's caches dropped, and hot.
+pub(crate) fn read(settings: Settings) -> Result<()> {
+    let trees = Trees::new()?;
+    println!("input: {}", trees.base.tree().display());
+    println!("{NO_NYDUS}");
+    let first = || -> Result<Sample> {
+        if trees.shale.cache().exists() {
+            std::fs::remove_dir_all(trees.shale.cache())?;
+        }
+        let _served = trees.serve()?;
+        drop_caches()?;
+        timed(&trees.point(), read_all)
+    };
+    let mut alone = [Contender::new(
+        "shale mount, empty cache, local repository",
+        first,
+    )];
+    in_turns(settings.runs, &mut alone)?;
+    println!("first:");
+    print("s", &alone);
+    drop(alone);
+
+    let _served = trees.serve()?;
+    let (ours, erofs, ext4) = (trees.point(), trees.erofs.path(), trees.ext4.path());
+    for (name, drops) in [("caches dropped", true), ("hot", false)] {
+        let sample = |tree: &Path| -> Result<Sample> {
+            if drops {
+                drop_caches()?;
+            } else {
+                read_all(tree)?;
+            }
+            timed(tree, read_all)
+        };
+        let mut contenders = [
+            Contender::new("shale mount", || sample(&ours)),
+            Contender::new("kernel EROFS on a loop device", || sample(&erofs)),
+            Contender::new("kernel ext4 on a loop device", || sample(&ext4)),
+        ];
+        in_turns(settings.runs, &mut contenders)?;
+        println!("{name}:");
+        print("s", &contenders);
+        if !drops {
+            let ratio = contenders[0].ratio_to(&contenders[1]);
+            println!("target: within 1.25 x EROFS: {}", verdict(ratio <= 1.25));
+        }
+    }
+    Ok(())
+}
+
+/// R2: all attributes, hot.
+pub(crate) fn look(settings: Settings) -> Result<()> {
+    let trees = Trees::new()?;
+    println!("input: {}", trees.base.tree().display());
+    println!("{NO_NYDUS}");
+    let _served = trees.serve()?;
+    let (ours, erofs, ext4) = (trees.point(), trees.erofs.path(), trees.ext4.path());
+    let sample = |tree: &Path| {
+        look_at_all(tree)?;
+        timed(tree, look_at_all)
+    };
+    let mut contenders = [
+        Contender::new("shale mount", || sample(&ours)),
+        Contender::new("kernel EROFS on a loop device", || sample(&erofs)),
+        Contender::new("kernel ext4 on a loop device", || sample(&ext4)),
+    ];
+    in_turns(settings.runs, &mut contenders)?;
+    print("s", &contenders);
+    let ratio = contenders[0].ratio_to(&contenders[1]);
+    println!(
+        "target: the kernel's speed (1.25 x EROFS, as for R1): {}",
+        verdict(ratio <= 1.25)
+    );
+    Ok(())
+}
