@@ -47,6 +47,11 @@ impl<'a> Contender<'a> {
         &self.name
     }
 
+    /// Runs it once without counting that.
+    pub(crate) fn warm_up(&mut self) -> Result<()> {
+        (self.run)().map(drop)
+    }
+
     /// The middle value.
     pub(crate) fn median(&self) -> f64 {
         median(&self.values())

@@ -9,6 +9,7 @@ mod m2;
 mod mounted;
 mod p1;
 mod p4;
+mod r3;
 mod r5;
 mod w1;
 
@@ -32,6 +33,8 @@ pub(crate) enum Row {
     R1,
     /// Looking at all files of a mounted tree
     R2,
+    /// Reads of a disk, by FUSE and NBD
+    R3,
     /// Composing and laying out
     R5,
     /// A boot's reads, from a warm cache
@@ -53,6 +56,7 @@ impl Row {
             Row::P4 => p4::measure(settings),
             Row::R1 => mounted::read(settings),
             Row::R2 => mounted::look(settings),
+            Row::R3 => r3::measure(settings),
             Row::R5 => r5::measure(settings),
             Row::B5 => b5::measure(settings),
             Row::W1 => w1::measure(settings),
