@@ -36,14 +36,14 @@ const OUTAGE: Duration = Duration::from_secs(36);
 const LEAST_ACKNOWLEDGED: usize = 4;
 
 /// A running registry with its own home, and where it answers.
-struct Registry {
-    server: Background,
+pub(crate) struct Registry {
+    pub(crate) server: Background,
     url: String,
 }
 
 impl Registry {
     /// Starts the registry of `home`, on `port` or any free one.
-    fn start(home: &Shale, port: u16) -> Result<Self> {
+    pub(crate) fn start(home: &Shale, port: u16) -> Result<Self> {
         Self::start_with(home, port, &[])
     }
 
@@ -81,7 +81,7 @@ impl Registry {
         Ok(self.address().parse::<SocketAddr>()?.port())
     }
 
-    fn name(&self, name: &str) -> String {
+    pub(crate) fn name(&self, name: &str) -> String {
         format!("{}/{name}", self.address())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shale_client::{Address, AddressError};
 use shale_model::{Catalog, Fetch, Platform, Reference, TemplateId};
-use shale_view::{Cache, ChunkReader, Counters, RetrySettings};
+use shale_view::{Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings};
 use tokio::runtime::Handle;
 
 use crate::api::Repository;
@@ -28,6 +28,8 @@ pub(crate) struct Source {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) reader: Arc<ChunkReader>,
     pub(crate) composer: Composer,
+    /// Brings what instances from here have not read yet.
+    pub(crate) filler: Arc<Filler>,
 }
 
 impl Source {
@@ -53,6 +55,7 @@ pub(crate) struct Sources {
     open: Arc<OpenPlace>,
     cache: Arc<Cache>,
     counters: Arc<Counters>,
+    fill: FillRate,
     runtime: Handle,
     plans: PathBuf,
     /// One for each way to open a repository: with another token, a registry may show something else.
@@ -65,6 +68,7 @@ impl Sources {
         open: OpenPlace,
         cache: Arc<Cache>,
         counters: Arc<Counters>,
+        fill: FillRate,
         runtime: Handle,
         plans: PathBuf,
     ) -> Self {
@@ -72,6 +76,7 @@ impl Sources {
             open: Arc::new(open),
             cache,
             counters,
+            fill,
             runtime,
             plans,
             opened: Mutex::default(),
@@ -94,6 +99,11 @@ impl Sources {
             return Ok(source.clone());
         }
         let place = (self.open)(repository).map_err(HostError::Place)?;
+        let fill = match place {
+            // What a fill would bring is on this machine already.
+            Place::Local(_) => FillRate::Off,
+            Place::Remote { .. } => self.fill,
+        };
         let (catalog, fetch): (Arc<dyn Catalog>, Arc<dyn Fetch>) =
             match repository.credentials.token_file {
                 None => (place.catalog(), place.fetch()),
@@ -120,6 +130,7 @@ impl Sources {
             catalog,
             reader,
             composer,
+            filler: Arc::new(Filler::new(FillSettings::at(fill))),
         });
         known.insert(repository.clone(), source.clone());
         Ok(source)

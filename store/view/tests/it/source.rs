@@ -10,6 +10,7 @@ use shale_files::{LockFiles, MemoryFiles};
 use shale_model::*;
 use shale_view::*;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 /// What the next calls do instead of answering.
 #[derive(Default)]
@@ -36,6 +37,8 @@ pub(crate) struct MemorySource {
     pub(crate) reads: AtomicU32,
     pub(crate) locates: AtomicU32,
     pub(crate) delay: Duration,
+    /// Lets one read through for each permit.
+    pub(crate) gate: Option<Arc<Semaphore>>,
 }
 
 impl MemorySource {
@@ -76,6 +79,12 @@ impl MemorySource {
         source
     }
 
+    /// Bytes of all frames.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let frames = self.contents.frames().iter();
+        frames.map(|frame| u64::from(frame.stored)).sum()
+    }
+
     /// Makes the source forget where a chunk lies.
     pub(crate) fn lose(&mut self, chunk: &[u8]) {
         self.by_id.remove(&ChunkId::of(chunk));
@@ -101,6 +110,9 @@ impl Fetch for MemorySource {
     fn read(&self, _: PackId, offset: u64, len: u64) -> BoxFuture<'_, SeamResult<Vec<u8>>> {
         self.reads.fetch_add(1, SeqCst);
         Box::pin(async move {
+            if let Some(gate) = &self.gate {
+                gate.acquire().await.unwrap().forget();
+            }
             tokio::time::sleep(self.delay).await;
             if counts_down(&self.faults.absent) {
                 return Err(SeamError::new(Trouble::Unavailable, "nobody is there"));

@@ -14,8 +14,8 @@ mod stop;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use shale_hostd::api::{
-    Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, StageReport, Until,
-    Wait,
+    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, StageReport,
+    Until, Wait,
 };
 
 use crate::commands::host::call;
@@ -208,7 +208,14 @@ fn local(disk: &ShownDisk) -> String {
         0 => 100,
         all => u128::from(disk.local_bytes) * 100 / u128::from(all),
     };
-    format!("{share}% of {}", bytes(disk.content_bytes))
+    let all = bytes(disk.content_bytes);
+    match &disk.fill {
+        Fill::Running if share < 100 => format!("{share}% of {all}, rising"),
+        Fill::Waiting { reason } => format!("{share}% of {all}, waiting: {reason}"),
+        Fill::CacheFull => format!("{share}% of {all}, the cache is full"),
+        Fill::Damaged { reason } => format!("{share}% of {all}, {reason}"),
+        Fill::Off | Fill::Running | Fill::Whole => format!("{share}% of {all}"),
+    }
 }
 
 fn ports(instance: &Instance) -> String {
