@@ -1,5 +1,5 @@
-//! Background fill: what a plan names comes to this host while no read waits, so that a guest soon depends on
-//! no registry.
+//! What comes before anybody asks: the boot set of a template while its machine starts, and then, while no read
+//! waits, all that its plan names, so that a guest soon depends on no registry.
 
 use std::collections::HashSet;
 use std::num::NonZeroU64;
@@ -7,12 +7,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shale_model::{ChunkId, FormatError, with_causes};
+use shale_model::{BootSet, ChunkId, FormatError, with_causes};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::reader::{Batch, ReadError};
+use crate::observe::Purpose;
+use crate::ongoing::Ongoing;
+use crate::reader::{Batch, BootSetError, ChunkReader, ReadError};
 use crate::view::View;
 
 /// Chunks of a plan that are looked at together: their locations are one question to a registry.
@@ -76,6 +78,8 @@ pub enum FillState {
 pub struct Filler {
     settings: FillSettings,
     requests: Arc<Semaphore>,
+    /// Boot sets on their way.
+    boot_sets: Ongoing,
     /// When the next request may begin.
     next: Mutex<Option<Instant>>,
 }
@@ -86,6 +90,7 @@ impl Filler {
         Self {
             settings,
             requests: Arc::new(Semaphore::new(REQUESTS)),
+            boot_sets: Ongoing::new(),
             next: Mutex::new(None),
         }
     }
@@ -110,7 +115,7 @@ impl Filler {
             };
             loop {
                 state.send_replace(FillState::Running);
-                match self.bring(view, &missing).await {
+                match self.bring(view.reader(), &missing, Purpose::Fill).await {
                     Ok(Room::Enough) => break,
                     Ok(Room::Full) => return FillState::CacheFull,
                     Err(error) => {
@@ -124,23 +129,52 @@ impl Filler {
         FillState::Whole
     }
 
+    /// Brings a boot set, in its order. Other than those of a fill, its requests do not wait for reads: the reads of
+    /// a boot ask for what it brings. Fills wait for it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged. Reads go on without it.
+    pub async fn bring_boot_set(
+        &self,
+        reader: &Arc<ChunkReader>,
+        set: &BootSet,
+    ) -> Result<(), BootSetError> {
+        let _first = self.boot_sets.begin();
+        let contents = reader.open_boot_set(set).await?;
+        let chunks = contents.chunks().iter().map(|chunk| chunk.id);
+        let missing: Vec<ChunkId> = chunks.filter(|id| !reader.cache().contains(id)).collect();
+        self.bring(reader, &missing, Purpose::BootSet).await?;
+        Ok(())
+    }
+
     /// Brings chunks as long as there is room for them.
-    async fn bring(&self, view: &View, missing: &[ChunkId]) -> Result<Room, ReadError> {
-        let reader = view.reader();
+    async fn bring(
+        &self,
+        reader: &Arc<ChunkReader>,
+        missing: &[ChunkId],
+        purpose: Purpose,
+    ) -> Result<Room, ReadError> {
         let mut flying = JoinSet::new();
         let mut room = Room::Enough;
+        let requests = match purpose {
+            Purpose::BootSet => Arc::new(Semaphore::new(REQUESTS)),
+            Purpose::Demand | Purpose::Fill => self.requests.clone(),
+        };
         for batch in reader.batches(missing).await? {
             // The semaphore is never closed.
-            let turn = self.requests.clone().acquire_owned().await.ok();
-            reader.no_demand().await;
-            self.pace(&batch).await;
+            let turn = requests.clone().acquire_owned().await.ok();
+            if purpose == Purpose::Fill {
+                self.boot_sets.none().await;
+                reader.demand().none().await;
+                self.pace(&batch).await;
+            }
             if reader.cache().room() < ROOM_FOR_READS + batch.plain_bytes() {
                 room = Room::Full;
                 break;
             }
             let reader = reader.clone();
             flying.spawn(async move {
-                let landed = reader.fly_batch(batch).await;
+                let landed = reader.fly_batch(batch, purpose).await;
                 drop(turn);
                 landed
             });

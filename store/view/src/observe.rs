@@ -21,6 +21,8 @@ pub enum Source {
 pub enum Purpose {
     /// A read waits for them.
     Demand,
+    /// Reads of a boot will want them.
+    BootSet,
     /// They come before anybody asks.
     Fill,
 }
@@ -49,6 +51,7 @@ pub struct Counters {
     cache_bytes: AtomicU64,
     waited_bytes: AtomicU64,
     fetched_bytes: AtomicU64,
+    boot_set_bytes: AtomicU64,
     filled_bytes: AtomicU64,
     fetches: AtomicU64,
     retries: AtomicU64,
@@ -78,6 +81,11 @@ impl Counters {
     /// Bytes of packs that arrived because a read waited for them.
     pub fn fetched_bytes(&self) -> u64 {
         self.fetched_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of boot sets that arrived.
+    pub fn boot_set_bytes(&self) -> u64 {
+        self.boot_set_bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes of packs that arrived before a read asked for them.
@@ -123,6 +131,7 @@ impl Observer for Counters {
     fn fetched(&self, bytes: u64, purpose: Purpose) {
         let counter = match purpose {
             Purpose::Demand => &self.fetched_bytes,
+            Purpose::BootSet => &self.boot_set_bytes,
             Purpose::Fill => &self.filled_bytes,
         };
         counter.fetch_add(bytes, Ordering::Relaxed);

@@ -259,8 +259,10 @@ pub struct LoginTime {
     pub seconds: f64,
     /// Seconds of these in which reads of this host's guests waited for content.
     pub waited_seconds: f64,
-    /// Bytes that were fetched in that time.
+    /// Bytes that were fetched in that time because reads waited for them.
     pub fetched_bytes: u64,
+    /// Bytes of the boot set that came in that time.
+    pub boot_set_bytes: u64,
 }
 
 /// An instance as it is shown; its JSON is a stable interface.

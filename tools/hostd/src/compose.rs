@@ -153,6 +153,12 @@ impl Composer {
         self.keep(id, template, &composed)
     }
 
+    /// Whether a plan of this template was kept.
+    pub(crate) fn has_plan(&self, id: TemplateId) -> bool {
+        let files = self.plan_files(id);
+        files.is_ok_and(|files| kept_plan(&files, id).is_some())
+    }
+
     /// Lays out a template that was composed, and keeps the plan.
     pub fn keep(
         &self,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
 use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
-use shale_view::{Disk, FillState, Overlay, View, open_plan};
+use shale_view::{Disk, FillState, Overlay, Trace, View, open_plan};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -27,10 +27,10 @@ pub(crate) struct Served {
 
 impl Served {
     /// Opens plan and overlay, listens on `socket`, and begins to fill the cache with what the plan names. Blocks;
-    /// server and fill run on `runtime`.
+    /// server and fill run on `runtime`. What is read is noted in the trace.
     pub(crate) fn open(
         source: &Source,
-        plan: PlanId,
+        (plan, trace): (PlanId, Option<Arc<Trace>>),
         overlay: &Path,
         socket: &Path,
         runtime: &Handle,
@@ -40,7 +40,11 @@ impl Served {
             boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
         let overlay = Overlay::open(&DirFiles::open(overlay)?, plan, boot)?;
         let overlay = Arc::new(overlay);
-        let view = Arc::new(View::new(plan_file, source.reader.clone()));
+        let view = View::new(plan_file, source.reader.clone());
+        let view = Arc::new(match trace {
+            Some(trace) => view.traced(trace),
+            None => view,
+        });
         let (state, filled) = watch::channel(FillState::Running);
         let fill = runtime.spawn({
             let (filler, view) = (source.filler.clone(), view.clone());

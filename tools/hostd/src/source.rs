@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shale_client::{Address, AddressError};
-use shale_model::{Catalog, Fetch, Platform, Reference, TemplateId};
-use shale_view::{Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings};
+use shale_model::{BootSets, Catalog, Fetch, Platform, Reference, TemplateId};
+use shale_view::{
+    Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings, Trace,
+};
 use tokio::runtime::Handle;
 
 use crate::api::Repository;
@@ -30,9 +32,34 @@ pub(crate) struct Source {
     pub(crate) composer: Composer,
     /// Brings what instances from here have not read yet.
     pub(crate) filler: Arc<Filler>,
+    /// What boots read, where that is kept.
+    pub(crate) boots: Option<Arc<dyn BootSets>>,
 }
 
 impl Source {
+    /// Brings what boots of a template read, if that is known: a machine is about to. Without it, it boots as well.
+    pub(crate) fn bring_boot_set(&self, template: TemplateId) {
+        let Some(boots) = self.boots.clone() else {
+            return;
+        };
+        let (filler, reader) = (self.filler.clone(), self.reader.clone());
+        self.composer.runtime.spawn(async move {
+            if let Ok(Some(set)) = boots.boot_set(template).await {
+                let _ = filler.bring_boot_set(&reader, &set).await;
+            }
+        });
+    }
+
+    /// Tells what a boot of a template read, for the next host. If that cannot be told, another boot will.
+    pub(crate) fn tell_of_boot(&self, template: TemplateId, trace: &Trace) {
+        let chunks = trace.end();
+        if let Some(boots) = self.boots.clone() {
+            self.composer.runtime.spawn(async move {
+                let _ = boots.add_trace(template, &chunks).await;
+            });
+        }
+    }
+
     /// The template that a reference means, for the platform of this build. Blocks.
     pub(crate) fn resolve(&self, reference: &Reference) -> HostResult<TemplateId> {
         if let Some(id) = reference.id {
@@ -49,6 +76,9 @@ impl Source {
         index.get(&platform).ok_or_else(|| missing(Some(name())))
     }
 }
+
+/// A repository as the parts of a source see it.
+type Seams = (Arc<dyn Catalog>, Arc<dyn Fetch>, Option<Arc<dyn BootSets>>);
 
 /// The sources that were used so far.
 pub(crate) struct Sources {
@@ -104,15 +134,16 @@ impl Sources {
             Place::Local(_) => FillRate::Off,
             Place::Remote { .. } => self.fill,
         };
-        let (catalog, fetch): (Arc<dyn Catalog>, Arc<dyn Fetch>) =
-            match repository.credentials.token_file {
-                None => (place.catalog(), place.fetch()),
-                Some(_) => {
-                    let renewed = Renewed::new(repository.clone(), self.open.clone(), place);
-                    let renewed = Arc::new(renewed);
-                    (renewed.clone(), renewed)
-                }
-            };
+        let boots = place.boot_sets();
+        let (catalog, fetch, boots): Seams = match repository.credentials.token_file {
+            None => (place.catalog(), place.fetch(), boots),
+            Some(_) => {
+                let renewed = Renewed::new(repository.clone(), self.open.clone(), place);
+                let renewed = Arc::new(renewed);
+                let boots = boots.map(|_| renewed.clone() as Arc<dyn BootSets>);
+                (renewed.clone(), renewed, boots)
+            }
+        };
         let reader = ChunkReader::new(
             fetch,
             self.cache.clone(),
@@ -130,6 +161,7 @@ impl Sources {
             catalog,
             reader,
             composer,
+            boots,
             filler: Arc::new(Filler::new(FillSettings::at(fill))),
         });
         known.insert(repository.clone(), source.clone());

@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use shale_model::{ChunkId, Location, MAX_MISSING_IDS, PackId};
+use shale_model::{
+    BootSet, ChunkId, FormatError, Location, MAX_MISSING_IDS, MAX_TRACE_CHUNKS, PACK_TRAILER_BYTES,
+    PackContents, PackId, PackTrailer, SeamError,
+};
 
 use super::{ChunkReader, Flight, Landed, ReadError, lock};
 use crate::observe::Purpose;
@@ -11,6 +14,26 @@ use crate::observe::Purpose;
 /// Stored bytes that one request brings, unless a single frame has more: at 100 Mbit/s it keeps a read that a
 /// guest waits for from the link for 80 ms.
 const BATCH_BYTES: u64 = 1 << 20;
+
+/// Largest footer of a boot set: that of the longest trace, in frames of one chunk each.
+const MAX_FOOTER_BYTES: u64 = 68 * MAX_TRACE_CHUNKS as u64 + PACK_TRAILER_BYTES as u64;
+
+/// Why a boot set cannot be used. The boot does without.
+#[derive(Debug, thiserror::Error)]
+pub enum BootSetError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Seam(#[from] SeamError),
+    /// Its footer is damaged.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Its footer has a size that none has.
+    #[error("the footer of a boot set has {0} bytes")]
+    Footer(u64),
+    /// Its chunks cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
 
 /// Frames that lie one after the other in a pack, each with a chunk that it holds.
 #[derive(Debug)]
@@ -59,6 +82,26 @@ fn range(frames: &[(ChunkId, Location)]) -> (PackId, u64, u64) {
 }
 
 impl ChunkReader {
+    /// What a boot set holds. From now on its chunks are read from its pack.
+    pub(crate) async fn open_boot_set(&self, set: &BootSet) -> Result<PackContents, BootSetError> {
+        let bytes = set.pack_bytes.saturating_sub(set.footer_offset);
+        if bytes > MAX_FOOTER_BYTES {
+            return Err(BootSetError::Footer(bytes));
+        }
+        let tail = self.fetch.read(set.pack, set.footer_offset, bytes).await?;
+        let Some((footer, trailer)) = tail
+            .len()
+            .checked_sub(PACK_TRAILER_BYTES)
+            .map(|at| tail.split_at(at))
+        else {
+            return Err(BootSetError::Footer(tail.len() as u64));
+        };
+        let trailer = PackTrailer::decode(trailer, set.pack_bytes)?;
+        let contents = PackContents::decode(&trailer, footer)?;
+        lock(&self.locations).take_boot_set(set.pack, &contents);
+        Ok(contents)
+    }
+
     /// The frames that hold `ids`, in that order, as few batches. Chunks that no source has are left out.
     pub(crate) async fn batches(
         self: &Arc<Self>,
@@ -86,7 +129,11 @@ impl ChunkReader {
     }
 
     /// Brings a batch into the cache, but for the frames that came meanwhile, or that somebody fetches already.
-    pub(crate) async fn fly_batch(self: &Arc<Self>, batch: Batch) -> Result<(), ReadError> {
+    pub(crate) async fn fly_batch(
+        self: &Arc<Self>,
+        batch: Batch,
+        purpose: Purpose,
+    ) -> Result<(), ReadError> {
         let mut flights = Vec::with_capacity(batch.frames.len());
         {
             let mut flying = lock(&self.flights);
@@ -98,28 +145,33 @@ impl ChunkReader {
                 }
             }
         }
-        if flights.is_empty() {
+        let Some((_, (chunk, _))) = flights.first() else {
             return Ok(());
-        }
-        let this = self.clone();
-        let chunk = flights[0].1.0;
+        };
+        let (this, chunk) = (self.clone(), *chunk);
         // A task of its own: readers that wait for it must not lose it when whoever fills goes away.
-        let task = self
-            .runtime
-            .spawn(async move { this.land_batch(flights).await });
+        let task = self.runtime.spawn(async move {
+            let mut done = Ok(());
+            for flights in neighbours(flights) {
+                done = done.and(this.land_together(flights, purpose).await);
+            }
+            done
+        });
         task.await.unwrap_or(Err(ReadError::Missing(chunk)))
     }
 
-    async fn land_batch(
-        self: Arc<Self>,
+    /// Fetches frames that lie one after the other.
+    async fn land_together(
+        self: &Arc<Self>,
         flights: Vec<(Flight, (ChunkId, Location))>,
+        purpose: Purpose,
     ) -> Result<(), ReadError> {
         let frames: Vec<_> = flights.iter().map(|(_, frame)| *frame).collect();
         let (pack, start, end) = range(&frames);
         let read = || self.fetch.read(pack, start, end - start);
         let bytes = match self.persist(frames[0].0, read).await {
             Ok(bytes) if bytes.len() as u64 == end - start => {
-                self.observer.fetched(end - start, Purpose::Fill);
+                self.observer.fetched(end - start, purpose);
                 bytes
             }
             // Frame by frame it is found out what is wrong: the pack is gone, or its bytes are.
@@ -152,4 +204,22 @@ impl ChunkReader {
         let chunks: HashMap<_, _> = self.unpack(at, stored.to_vec()).ok()?;
         chunks.contains_key(&chunk).then(|| Ok(Arc::new(chunks)))
     }
+}
+
+/// Cuts flights where frames between them are left out.
+fn neighbours(
+    flights: Vec<(Flight, (ChunkId, Location))>,
+) -> Vec<Vec<(Flight, (ChunkId, Location))>> {
+    let mut parts: Vec<Vec<_>> = Vec::new();
+    let mut end = None;
+    for (flight, (chunk, at)) in flights {
+        if end != Some(at.frame.offset) {
+            parts.push(Vec::new());
+        }
+        end = Some(at.frame.offset + u64::from(at.frame.stored));
+        if let Some(part) = parts.last_mut() {
+            part.push((flight, (chunk, at)));
+        }
+    }
+    parts
 }

@@ -1,8 +1,8 @@
 //! Where chunks lie, as far as it is known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use shale_model::{ChunkId, Location};
+use shale_model::{ChunkId, Location, PackContents, PackId};
 
 use super::FrameKey;
 
@@ -14,10 +14,39 @@ const MAX_LOCATIONS: usize = 400_000;
 pub(super) struct Locations {
     pub(super) by_id: HashMap<ChunkId, Location>,
     by_frame: HashMap<FrameKey, Vec<ChunkId>>,
+    /// Packs of boot sets: a chunk in one is read from there, among what is read next to it.
+    boot_sets: HashSet<PackId>,
 }
 
 impl Locations {
+    /// Takes up where the chunks of a boot set lie in its pack.
+    pub(super) fn take_boot_set(&mut self, pack: PackId, contents: &PackContents) {
+        for chunk in contents.chunks() {
+            let (offset, len) = (chunk.offset, chunk.len);
+            // The footer was checked: its chunks lie in its frames.
+            let Some(&frame) = contents.frames().get(chunk.frame as usize) else {
+                continue;
+            };
+            let at = Location {
+                pack,
+                frame,
+                offset,
+                len,
+            };
+            self.put(chunk.id, at);
+        }
+        self.boot_sets.insert(pack);
+    }
+
+    /// Takes up an answer to the question where `id` lies.
     pub(super) fn insert(&mut self, id: ChunkId, at: Location) {
+        let known = self.by_id.get(&id);
+        if !known.is_some_and(|known| self.boot_sets.contains(&known.pack)) {
+            self.put(id, at);
+        }
+    }
+
+    fn put(&mut self, id: ChunkId, at: Location) {
         if self.by_id.len() >= MAX_LOCATIONS {
             *self = Self::default();
         }

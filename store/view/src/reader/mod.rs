@@ -19,8 +19,10 @@ use tokio::task::JoinHandle;
 
 use crate::cache::Cache;
 use crate::observe::{Observer, Purpose};
+use crate::ongoing::Ongoing;
 use backoff::Backoff;
 pub(crate) use batch::Batch;
+pub use batch::BootSetError;
 use locations::Locations;
 
 /// When a fetch is tried again.
@@ -97,7 +99,7 @@ pub struct ChunkReader {
     asking: tokio::sync::Mutex<()>,
     flights: Mutex<HashMap<FrameKey, Landing>>,
     /// How many readers wait for a flight.
-    demand: watch::Sender<usize>,
+    demand: Ongoing,
 }
 
 /// A frame: its pack and its offset there.
@@ -126,7 +128,7 @@ impl ChunkReader {
             locations: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             flights: Mutex::default(),
-            demand: watch::Sender::new(0),
+            demand: Ongoing::new(),
         })
     }
 
@@ -287,7 +289,7 @@ impl ChunkReader {
                 }
             }
         };
-        let _waiting = Demand::begin(&self.demand);
+        let _waiting = self.demand.begin();
         let landed = landing.wait_for(Option::is_some).await;
         let landed = landed.ok().and_then(|landed| landed.clone());
         landed.unwrap_or_else(|| {
@@ -296,14 +298,9 @@ impl ChunkReader {
         })
     }
 
-    /// Waits until no reader waits for a flight.
-    pub(crate) async fn no_demand(&self) {
-        // The error is when the reader is gone, which means the same.
-        let _ = self
-            .demand
-            .subscribe()
-            .wait_for(|readers| *readers == 0)
-            .await;
+    /// Reads that wait for a flight.
+    pub(crate) fn demand(&self) -> &Ongoing {
+        &self.demand
     }
 
     /// Asks where `ids` lie; the first is the one that a reader waits for.
@@ -464,22 +461,6 @@ impl Drop for Flight {
         if let Some(landed) = self.landed.take() {
             self.landing.send_replace(Some(landed));
         }
-    }
-}
-
-/// A reader that waits for a flight.
-struct Demand<'a>(&'a watch::Sender<usize>);
-
-impl<'a> Demand<'a> {
-    fn begin(readers: &'a watch::Sender<usize>) -> Self {
-        readers.send_modify(|readers| *readers += 1);
-        Self(readers)
-    }
-}
-
-impl Drop for Demand<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|readers| *readers -= 1);
     }
 }
 

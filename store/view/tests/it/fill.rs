@@ -188,3 +188,99 @@ async fn chunks_that_no_source_has_do_not_keep_the_others() {
     };
     assert!((0..40).all(|n| there(n) == (n != 7)));
 }
+
+/// What a boot reads: every third chunk, from the last on.
+fn booted() -> Vec<usize> {
+    (0..40).rev().step_by(3).collect()
+}
+
+/// A fixture with a boot set of [`booted`].
+fn with_boot_set() -> (Fixture, BootSet) {
+    let mut set = None;
+    let fixture = Fixture::with(|source| {
+        let chunks: Vec<Vec<u8>> = booted().into_iter().map(crate::source::chunk).collect();
+        set = Some(source.add_boot_set(&chunks));
+    });
+    (fixture, set.unwrap())
+}
+
+#[tokio::test]
+async fn a_boot_set_comes_in_one_go_and_nothing_else_does() {
+    let (fixture, set) = with_boot_set();
+    let view = fixture.view();
+    let filler = Filler::new(FillSettings::at(FillRate::Off));
+    filler.bring_boot_set(view.reader(), &set).await.unwrap();
+    let cache = view.reader().cache();
+    for n in 0..40 {
+        let there = cache.contains(&ChunkId::of(&crate::source::chunk(n)));
+        assert_eq!(there, booted().contains(&n), "{n}");
+    }
+    let reads = |source: &crate::source::MemorySource| source.boot_reads.load(SeqCst);
+    assert_eq!(reads(&fixture.source), 2, "its footer, and its frames");
+    assert_eq!(fixture.source.reads.load(SeqCst), 0);
+    // What it has not comes from where it lies, and all is right.
+    assert!(read_all(&Disk::read_only(view.clone())).await == fixture.disk);
+    assert_eq!(reads(&fixture.source), 2);
+    filler.bring_boot_set(view.reader(), &set).await.unwrap();
+    assert_eq!(reads(&fixture.source), 3, "its footer again");
+}
+
+#[tokio::test]
+async fn a_boot_set_that_is_bad_or_goes_away_harms_nobody() {
+    // A byte of each part: frames, footer, trailer.
+    for at in [0.1, 0.5, 0.9, 0.999] {
+        let (mut fixture, set) = with_boot_set();
+        let source = Arc::get_mut(&mut fixture.source).unwrap();
+        let at = (source.boot_pack.len() as f64 * at) as usize;
+        source.boot_pack[at] ^= 1;
+        let view = fixture.view();
+        let filler = Filler::new(FillSettings::at(FillRate::Off));
+        let brought = filler.bring_boot_set(view.reader(), &set).await;
+        assert_eq!(
+            brought.is_ok(),
+            at < set.footer_offset as usize,
+            "{brought:?}"
+        );
+        assert!(read_all(&Disk::read_only(view)).await == fixture.disk);
+    }
+    // The registry says impossible things of it, or has another by now.
+    let (fixture, set) = with_boot_set();
+    let view = fixture.view();
+    let filler = Filler::new(FillSettings::at(FillRate::Off));
+    for (footer_offset, pack_bytes) in [(0, u64::MAX), (9, 3), (set.footer_offset, u64::MAX)] {
+        let set = BootSet {
+            footer_offset,
+            pack_bytes,
+            ..set
+        };
+        let brought = filler.bring_boot_set(view.reader(), &set).await;
+        assert!(brought.is_err(), "{footer_offset} {pack_bytes}");
+    }
+    assert!(read_all(&Disk::read_only(view)).await == fixture.disk);
+}
+
+#[tokio::test]
+async fn a_trace_has_what_was_read_in_order_and_once() {
+    let fixture = Fixture::new();
+    let trace = Arc::new(Trace::default());
+    let plan = open_plan(&fixture.plan_path(), fixture.plan_id).unwrap();
+    let reader = fixture.reader(Arc::new(MemoryFiles::new()));
+    let view = Arc::new(View::new(plan, reader).traced(trace.clone()));
+    let (id, _) = view.plan().chunk(30).unwrap();
+    let disk = Disk::read_only(view.clone());
+    let half = disk.size() / 2;
+    let mut bytes = vec![0; half as usize];
+    disk.read(half, &mut bytes).await.unwrap();
+    disk.read(half, &mut bytes).await.unwrap();
+    disk.read(0, &mut bytes).await.unwrap();
+    let traced = trace.end();
+    assert_eq!(traced.len(), 40, "every chunk");
+    assert!(traced.iter().position(|traced| *traced == id).unwrap() < 20);
+    let back = traced
+        .iter()
+        .position(|id| *id == ChunkId::of(&crate::source::chunk(0)));
+    assert!(back.unwrap() > 10);
+    // After its end nothing is noted.
+    read_all(&disk).await;
+    assert_eq!(trace.end(), []);
+}

@@ -138,6 +138,10 @@ fn show_started(context: &Context, outcome: Outcome) -> anyhow::Result<()> {
         note!("{:7.2} s  login prompt", login.seconds);
         let (waited, fetched) = (login.waited_seconds, bytes(login.fetched_bytes));
         note!("           {waited:.2} s of it reads waited for {fetched}");
+        if login.boot_set_bytes > 0 {
+            let brought = bytes(login.boot_set_bytes);
+            note!("           {brought} came as the boot set of the template, or of one like it");
+        }
     }
     let shown = Shown {
         instance: *instance,
