@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use shale_client::{Address, AddressError};
 use shale_model::{BootSets, Catalog, Fetch, Platform, Reference, TemplateId};
@@ -10,6 +11,8 @@ use shale_view::{
     Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings, Trace,
 };
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::api::Repository;
 use crate::compose::Composer;
@@ -25,6 +28,9 @@ pub fn registry_url(host: &str) -> Result<String, AddressError> {
     Ok(host.parse::<Address>()?.to_string())
 }
 
+/// How long a service that ends waits for registries that it tells of boots.
+const TELL_WITHIN: Duration = Duration::from_secs(3);
+
 /// A repository with what reads it. All of a host's share one cache.
 pub(crate) struct Source {
     pub(crate) catalog: Arc<dyn Catalog>,
@@ -33,7 +39,9 @@ pub(crate) struct Source {
     /// Brings what instances from here have not read yet.
     pub(crate) filler: Arc<Filler>,
     /// What boots read, where that is kept.
-    pub(crate) boots: Option<Arc<dyn BootSets>>,
+    boots: Option<Arc<dyn BootSets>>,
+    /// What it is being told of boots.
+    telling: Mutex<JoinSet<()>>,
 }
 
 impl Source {
@@ -54,10 +62,21 @@ impl Source {
     pub(crate) fn tell_of_boot(&self, template: TemplateId, trace: &Trace) {
         let chunks = trace.end();
         if let Some(boots) = self.boots.clone() {
-            self.composer.runtime.spawn(async move {
-                let _ = boots.add_trace(template, &chunks).await;
-            });
+            let tell = async move { drop(boots.add_trace(template, &chunks).await) };
+            let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            telling.spawn_on(tell, &self.composer.runtime);
         }
+    }
+
+    /// Waits for what is being told, but not for long.
+    async fn tell_all(&self) {
+        let mut telling = {
+            let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *telling)
+        };
+        let told = async { while telling.join_next().await.is_some() {} };
+        // Another boot will tell what this one could not.
+        let _ = timeout(TELL_WITHIN, told).await;
     }
 
     /// The template that a reference means, for the platform of this build. Blocks.
@@ -121,6 +140,17 @@ impl Sources {
         &self.cache
     }
 
+    /// Waits until registries know what was read in the boots that they are being told of, but not for long.
+    pub(crate) async fn tell_all(&self) {
+        let opened: Vec<Arc<Source>> = {
+            let known = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().cloned().collect()
+        };
+        for source in opened {
+            source.tell_all().await;
+        }
+    }
+
     /// What reads `repository`. Blocks.
     pub(crate) fn get(&self, repository: &Repository) -> HostResult<Arc<Source>> {
         // Held while a place opens: a local repository can be opened once.
@@ -162,6 +192,7 @@ impl Sources {
             reader,
             composer,
             boots,
+            telling: Mutex::default(),
             filler: Arc::new(Filler::new(FillSettings::at(fill))),
         });
         known.insert(repository.clone(), source.clone());

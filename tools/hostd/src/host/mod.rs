@@ -165,6 +165,7 @@ impl Host {
         // Together: one whose registry is gone takes ten seconds.
         let mut closing: JoinSet<()> = self.all().into_iter().map(Self::close).collect();
         while closing.join_next().await.is_some() {}
+        self.sources.tell_all().await;
     }
 
     /// Resolves when the host ends.
