@@ -190,6 +190,17 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The median, and the range where there are several values, with so many digits behind the point.
+pub(crate) fn spread(values: &[f64], digits: usize) -> String {
+    let median = median(values);
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    match values {
+        [_] => format!("{median:.digits$}"),
+        _ => format!("{median:.digits$} ({least:.digits$} to {most:.digits$})"),
+    }
+}
+
 fn range(values: &[f64]) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -12,6 +12,7 @@ mod network;
 mod p1;
 mod p4;
 mod r5;
+mod tunnel;
 mod w1;
 
 use anyhow::Result;

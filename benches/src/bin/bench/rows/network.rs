@@ -5,12 +5,11 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Disk, Input, free_port, run};
-use shale_benches::proxy::{Link, Proxy, probe};
+use shale_benches::proxy::Link;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -20,6 +19,7 @@ use crate::programs::{Running, Shale, clear, peer};
 use crate::rows::boot::{
     Deployed, boot, end_service, fresh_disk, nbd_disk, push_base, serve_file, serve_registry,
 };
+use crate::rows::tunnel::{Task, Tunnel, print_link};
 
 /// A link of today's machine rooms.
 pub(crate) const FAST: Link = Link {
@@ -86,12 +86,7 @@ impl Network {
             .arg(&packed))?;
         let (registry_server, registry) = serve_registry(&store, &path("address"))?;
         let (remote_server, remote) = serve_remote(&raw)?;
-        let measured = runtime.block_on(probe(link))?;
-        println!(
-            "link: {link}, measured {:.2} ms round trip, {:.0} Mbit/s",
-            measured.round_trip.as_secs_f64() * 1e3,
-            measured.bits_a_second / 1e6
-        );
+        print_link(&runtime, link)?;
         println!(
             "input: base, {:.1} MB as packed disk; peers have the kernel and its initrd on the host already",
             packed.metadata()?.len() as f64 / 1e6
@@ -264,7 +259,7 @@ impl Network {
     }
 
     fn note(&self, by: &'static str, tunnel: &Tunnel, waited: Option<f64>) {
-        let bytes = tunnel.proxy.traffic().down_bytes;
+        let bytes = tunnel.down_bytes();
         self.moved.borrow_mut().push(Moved { by, bytes, waited });
     }
 
@@ -300,39 +295,6 @@ fn serve_remote(raw: &Path) -> Result<(Running, SocketAddr)> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok((server, address))
-}
-
-/// A task that ends with its owner.
-struct Task(tokio::task::JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// A proxy of this run alone, so that its counters are.
-struct Tunnel {
-    proxy: Arc<Proxy>,
-    address: SocketAddr,
-    _serving: Task,
-}
-
-impl Tunnel {
-    fn new(runtime: &Runtime, link: Link, to: SocketAddr) -> Result<Self> {
-        let proxy = Proxy::new(link, to)?;
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
-        let address = listener.local_addr()?;
-        let serving = proxy.clone();
-        let serving = runtime.spawn(async move {
-            let _ = serving.serve(listener).await;
-        });
-        Ok(Self {
-            proxy,
-            address,
-            _serving: Task(serving),
-        })
-    }
 }
 
 /// Sends a file to everybody who connects.
