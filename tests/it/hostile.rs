@@ -4,6 +4,7 @@
 mod archives;
 mod damage;
 mod forged;
+mod full;
 mod places;
 
 use std::io::{Seek, SeekFrom, Write};
