@@ -92,7 +92,7 @@ fn privileged_an_export_onto_a_full_disk_fails_and_leaves_nothing() -> Result<()
 fn fill(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("ballast");
     let mut file = fs::File::create(&path)?;
-    for step in [1 << 20, 4096] {
+    for step in [1 << 20, 64 << 10, 4096] {
         loop {
             match file.write_all(&vec![1; step]) {
                 // What is not allocated yet may turn out to need less than was reserved for it.
