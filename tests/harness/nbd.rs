@@ -117,7 +117,16 @@ impl NbdClient {
         request.extend(offset.to_be_bytes());
         request.extend(len.to_be_bytes());
         request.extend(data);
-        self.stream.write_all(&request).context("send a request")
+        self.send_bytes(&request)
+    }
+
+    /// Sends bytes, whatever they are.
+    ///
+    /// # Errors
+    ///
+    /// The server does not take them.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes).context("send")
     }
 
     fn ask(&mut self, command: NbdCommand, offset: u64, len: u32, data: &[u8]) -> Result<u32> {

@@ -73,7 +73,7 @@ impl Registry {
     }
 
     /// Its `host:port`.
-    fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.url.split_once("://").map_or(&*self.url, |url| url.1)
     }
 
