@@ -1,7 +1,7 @@
 //! Clients of the NBD server that do what none may: it goes on serving others, in bounded memory.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -91,23 +91,20 @@ const CLIENTS: [Client; 11] = [
 fn refused(socket: &Path, bytes: &[u8], times: usize) -> Result<()> {
     let mut stream = NbdClient::greeted(socket)?;
     let mut answers = stream.try_clone()?;
-    let reader = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
-    let mut refused = false;
-    for _ in 0..times {
-        if let Err(error) = stream.write_all(bytes) {
-            let kinds = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
-            ensure!(kinds.contains(&error.kind()), "{error}");
-            refused = true;
-            break;
+    let refused = std::thread::scope(|scope| -> Result<bool> {
+        // So that it is not the server that waits.
+        let reader = scope.spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+        for _ in 0..times {
+            if let Err(error) = stream.write_all(bytes) {
+                let kinds = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+                ensure!(kinds.contains(&error.kind()), "{error}");
+                return Ok(true);
+            }
         }
-    }
-    if !refused {
-        // It may have been taken and not looked at yet.
-        stream.shutdown(std::net::Shutdown::Write)?;
-        let mut rest = [0; 1];
-        let _ = stream.read(&mut rest);
-    }
-    let _ = reader.join();
+        stream.shutdown(std::net::Shutdown::Both)?;
+        let _ = reader.join();
+        Ok(false)
+    })?;
     ensure!(refused, "it took all of that");
     Ok(())
 }

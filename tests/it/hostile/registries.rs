@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,11 +16,9 @@ use crate::registry::Registry;
 /// What a hostile registry sends in place of an answer; then the connection ends.
 type Answer = (&'static str, fn(&mut TcpStream) -> io::Result<()>);
 
-/// Longest silence of a registry: longer than any test.
-const FOR_EVER: Duration = Duration::from_secs(120);
-
+/// Each ends when the command is gone, if not before.
 const ANSWERS: [Answer; 14] = [
-    ("nothing", |_| Ok(std::thread::sleep(FOR_EVER))),
+    ("nothing", |to| io::copy(to, &mut io::sink()).map(drop)),
     ("an end", |_| Ok(())),
     ("no HTTP", |to| to.write_all(&[0x16; 5000])),
     ("endless headers", |to| {
@@ -86,82 +83,70 @@ fn body(to: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Stands before a registry, passes requests on, and answers those itself that have `part` in their first line.
-struct Hostile {
-    address: SocketAddr,
-    ended: Arc<AtomicBool>,
+struct Hostile<'a> {
+    real: &'a str,
+    part: &'a str,
+    answer: Answer,
     /// Requests that it answered itself.
-    answered: Arc<AtomicUsize>,
+    answered: AtomicUsize,
 }
 
-impl Hostile {
-    fn start(real: &str, part: &'static str, answer: Answer) -> Result<Self> {
+impl Hostile<'_> {
+    /// Runs `command`, which gets the address, beside it. What the command has started must have ended by then.
+    fn beside<T>(&self, command: impl FnOnce(SocketAddr) -> Result<T>) -> Result<T> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let (ended, answered) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let this = Self {
-            address,
-            ended: Arc::clone(&ended),
-            answered: Arc::clone(&answered),
-        };
-        let real = real.to_owned();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if ended.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (real, answered) = (real.clone(), Arc::clone(&answered));
-                std::thread::spawn(move || {
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for stream in listener.incoming() {
+                    if ended.load(Ordering::Relaxed) {
+                        return;
+                    }
                     // What goes wrong here is for the command to tell.
-                    let _ = stream.and_then(|stream| serve(stream, &real, part, answer, &answered));
-                });
+                    scope.spawn(|| stream.and_then(|stream| self.serve(stream)));
+                }
+            });
+            let done = command(address);
+            ended.store(true, Ordering::Relaxed);
+            // So that it looks.
+            let _ = TcpStream::connect(address);
+            done
+        })
+    }
+
+    /// One request of a connection.
+    fn serve(&self, mut client: TcpStream) -> io::Result<()> {
+        let mut reader = BufReader::new(client.try_clone()?);
+        let mut head = String::new();
+        let mut length = 0;
+        loop {
+            let begin = head.len();
+            if reader.read_line(&mut head)? == 0 {
+                return Ok(());
             }
-        });
-        Ok(this)
-    }
-}
-
-impl Drop for Hostile {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        // So that it looks.
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
-/// One request of a connection.
-fn serve(
-    mut client: TcpStream,
-    real: &str,
-    part: &str,
-    (_, answer): Answer,
-    answered: &AtomicUsize,
-) -> io::Result<()> {
-    let mut reader = BufReader::new(client.try_clone()?);
-    let mut head = String::new();
-    let mut length = 0;
-    loop {
-        let begin = head.len();
-        if reader.read_line(&mut head)? == 0 {
-            return Ok(());
+            let line = &head[begin..];
+            if let Some(number) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = number.trim().parse().unwrap_or(0);
+            }
+            if line == "\r\n" {
+                break;
+            }
         }
-        let line = &head[begin..];
-        if let Some(number) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = number.trim().parse().unwrap_or(0);
+        let is_asked = head
+            .lines()
+            .next()
+            .is_some_and(|line| line.contains(self.part));
+        if is_asked {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+            return (self.answer.1)(&mut client);
         }
-        if line == "\r\n" {
-            break;
-        }
+        let mut server = TcpStream::connect(self.real)?;
+        head.insert_str(head.len() - 2, "connection: close\r\n");
+        server.write_all(head.as_bytes())?;
+        io::copy(&mut reader.take(length), &mut server)?;
+        io::copy(&mut server, &mut client).map(drop)
     }
-    let is_asked = head.lines().next().is_some_and(|line| line.contains(part));
-    if is_asked {
-        answered.fetch_add(1, Ordering::Relaxed);
-        return answer(&mut client);
-    }
-    let mut server = TcpStream::connect(real)?;
-    head.insert_str(head.len() - 2, "connection: close\r\n");
-    server.write_all(head.as_bytes())?;
-    io::copy(&mut reader.take(length), &mut server)?;
-    io::copy(&mut server, &mut client).map(drop)
 }
 
 /// What a command did in the end.
@@ -266,22 +251,27 @@ fn a_registry_that_answers_nonsense_is_an_error_or_a_wait_with_a_reason() -> Res
         let mut seen = [0; 2];
         while let Some((command, part, answer)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
             let what = || format!("{command}, {part}: {}", answer.0);
-            let hostile = Hostile::start(registry.address(), part, *answer)?;
-            let name = format!("{}/test/tree", hostile.address);
-            let other = format!("{}/test/other-{}", hostile.address, hostile.address.port());
-            let args: &[&str] = match *command {
-                "export" => &["export", &name, "disk.raw"],
-                "push" => &["push", "tree", &other],
-                "nbd" => &["nbd", &name, "--socket", "s"],
-                _ => &["template", "create", &other, &name],
+            let hostile = Hostile {
+                real: registry.address(),
+                part,
+                answer: *answer,
+                answered: AtomicUsize::new(0),
             };
-            let (outcome, said) = outcome(args).with_context(what)?;
+            let (outcome, said) = hostile
+                .beside(|address| {
+                    let name = format!("{address}/test/tree");
+                    let other = format!("{address}/test/other-{}", address.port());
+                    match *command {
+                        "export" => outcome(&["export", &name, "disk.raw"]),
+                        "push" => outcome(&["push", "tree", &other]),
+                        "nbd" => outcome(&["nbd", &name, "--socket", "s"]),
+                        _ => outcome(&["template", "create", &other, &name]),
+                    }
+                })
+                .with_context(what)?;
             println!("{}: {outcome:?} {}", what(), said.trim_end());
-            ensure!(
-                hostile.answered.load(Ordering::Relaxed) > 0,
-                "{}: not asked",
-                what()
-            );
+            let answered = hostile.answered.load(Ordering::Relaxed);
+            ensure!(answered > 0, "{}: not asked", what());
             match outcome {
                 Outcome::Ended(code) => {
                     ensure!([6, 7].contains(&code), "{}: {code}, {said}", what());
