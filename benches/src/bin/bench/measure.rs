@@ -52,6 +52,11 @@ impl<'a> Contender<'a> {
         median(&self.values())
     }
 
+    /// The largest value.
+    pub(crate) fn most(&self) -> f64 {
+        self.values().into_iter().fold(f64::NAN, f64::max)
+    }
+
     /// The median of this one's values in ratio to the other's of the same turn.
     pub(crate) fn ratio_to(&self, other: &Contender<'_>) -> f64 {
         median(&self.ratios_to(other))

@@ -302,14 +302,14 @@ fn serve_bytes(runtime: &Runtime, file: &Path) -> Result<(Task, SocketAddr)> {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
     let file: PathBuf = file.to_owned();
-    let task = runtime.spawn(async move {
+    let task = Task::spawn(runtime, async move {
         while let Ok((mut client, _)) = listener.accept().await {
             if let Ok(mut file) = tokio::fs::File::open(&file).await {
                 let _ = tokio::io::copy(&mut file, &mut client).await;
             }
         }
     });
-    Ok((Task(task), address))
+    Ok((task, address))
 }
 
 /// Loads what the tunnel leads to and unpacks it while it arrives.
