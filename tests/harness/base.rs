@@ -20,6 +20,10 @@ pub enum App {
     Nginx,
     /// `postgresql` with its package's cluster, listening on port 5432 of every address.
     Postgresql,
+    /// `openjdk-17-jre-headless`: one file of 100 MB among few. Only benches use it.
+    OpenJdk,
+    /// `python3-numpy` with all of Python: many small files. Only benches use it.
+    Python,
 }
 
 impl Input {
@@ -43,6 +47,8 @@ impl Input {
         let name = match app {
             App::Nginx => "nginx",
             App::Postgresql => "postgresql",
+            App::OpenJdk => "openjdk",
+            App::Python => "python",
         };
         Self::make("make-apps", Some(name))
     }

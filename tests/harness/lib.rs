@@ -6,6 +6,7 @@
 mod base;
 mod mounts;
 mod nasty;
+mod nbd;
 mod process;
 mod qemu;
 mod qmp;
@@ -16,6 +17,7 @@ mod tree;
 pub use base::{App, Input};
 pub use mounts::LoopMount;
 pub use nasty::build_nasty_tree;
+pub use nbd::{NbdClient, NbdCommand, nbd_option};
 pub use process::{Background, Random, wait_for_file};
 pub use qemu::{Disk, Forward, Machine, Qemu, free_port};
 pub use qmp::Qmp;

@@ -52,13 +52,22 @@ impl Background {
         self.child.id()
     }
 
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be waited for.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("wait for it")
+    }
+
     /// Kills it with SIGKILL, unless it has ended by itself: then how.
     ///
     /// # Errors
     ///
     /// It cannot be waited for.
     pub fn kill(mut self) -> Result<Option<ExitStatus>> {
-        let ended = self.child.try_wait().context("wait for it")?;
+        let ended = self.ended()?;
         if ended.is_none() {
             self.child.kill().context("kill it")?;
             self.child.wait().context("wait for it")?;
@@ -86,7 +95,7 @@ impl Background {
         self.signal(signal)?;
         let begun = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().context("wait for it")? {
+            if let Some(status) = self.ended()? {
                 return Ok(status);
             }
             ensure!(begun.elapsed() < Duration::from_secs(10), "it does not end");

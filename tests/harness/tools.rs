@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 26] = [
     ("chroot", "coreutils"),
     ("cp", "coreutils"),
     ("curl", "curl"),
@@ -25,6 +25,7 @@ const PACKAGES: [(&str, &str); 25] = [
     ("nbdkit", "nbdkit"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
+    ("qemu-nbd", "qemu-utils"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("setcap", "libcap2-bin"),
     ("setfacl", "acl"),

@@ -2,9 +2,12 @@
 //! says what is wrong and the exit code of that, or with the right bytes; never with a panic or other bytes.
 
 mod archives;
+mod clients;
 mod damage;
 mod forged;
+mod full;
 mod places;
+mod registries;
 
 use std::io::{Seek, SeekFrom, Write};
 use std::process::{Command, Stdio};
@@ -65,6 +68,32 @@ fn limited_command(shale: &Shale, args: &[&str]) -> Command {
     command.stdin(Stdio::null());
     command
 }
+
+/// `shale` with the limit on its address space, in a process of its own number: for what a test ends itself.
+fn limited_background(shale: &Shale, args: &[&str]) -> Command {
+    let inner = shale.command();
+    let script = format!("ulimit -v {ADDRESS_SPACE_KIB} && exec \"$0\" \"$@\"");
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(script).arg(inner.get_program());
+    command.args(args).env_clear();
+    let variables = inner
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    command.envs(variables).current_dir(shale.home());
+    command
+}
+
+/// The most memory that a process had so far, in KiB; 0 when it has ended.
+fn peak_kib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    number.unwrap_or(0)
+}
+
+/// Most of it that hostile input may make a command take: far below what it sends, and several times what a command
+/// takes without it.
+const MOST_KIB: u64 = 150 << 10;
 
 /// How it ended, which no command may in these ways: by a signal, at the deadline, in a panic, or silently.
 fn ended(command: &mut Command) -> Result<Ended> {

@@ -1,5 +1,7 @@
 //! Pushers that are killed: what was acknowledged stays, and nothing else is left.
 
+mod stored;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -50,6 +52,12 @@ impl Stored {
     pub(crate) fn temporary(&self) -> Vec<&PathBuf> {
         let files = self.0.iter();
         files.filter(|file| file.starts_with("tmp")).collect()
+    }
+
+    /// Whether there is a pack that was not there `before`.
+    fn has_more_packs(&self, before: &Self) -> bool {
+        let mut new = self.0.difference(&before.0);
+        new.any(|path| path.starts_with("packs"))
     }
 
     /// Whether the reference of this round was set.
@@ -105,17 +113,26 @@ fn privileged_what_killed_pushers_acknowledged_is_there_and_nothing_is_left_over
     let whole = begun.elapsed();
     let mut kills = Kills::default();
     let (mut acknowledged, mut there) = (2, vec![0, 1]);
-    let mut round = 1;
+    let (mut round, mut again) = (1, 0);
     while !kills.are_enough() {
         round += 1;
         ensure!(round < 200, "kills come too early or too late: {kills:?}");
         random_tree(&source(round), &mut random)?;
         let before = Stored::of(&shale.repository())?;
         let name = format!("test/round-{round}");
-        let pusher = Background::start(&mut push(&shale, &source(round), &name))?;
-        // A little longer than a push takes, so that some finish.
-        let delay = random.below(whole.as_micros() as u64 * 6 / 5);
-        std::thread::sleep(Duration::from_micros(delay));
+        let mut pusher = Background::start(&mut push(&shale, &source(round), &name))?;
+        match round % 3 {
+            // Between a pack that is there and the reference that leads to it.
+            0 => {
+                wait_for_a_pack(&mut pusher, &shale, &before)?;
+                std::thread::sleep(Duration::from_micros(random.below(AFTER_A_PACK_MICROS)));
+            }
+            // A little longer than a push takes, so that some finish.
+            _ => {
+                let delay = random.below(whole.as_micros() as u64 * 6 / 5);
+                std::thread::sleep(Duration::from_micros(delay));
+            }
+        }
         let ended = pusher.kill()?;
         let after = Stored::of(&shale.repository())?;
         match ended {
@@ -126,18 +143,26 @@ fn privileged_what_killed_pushers_acknowledged_is_there_and_nothing_is_left_over
             }
             None => kills.hit(after.has_part_of_a_push(&before, round)),
         }
-        match after.has_reference(round) {
-            true => there.push(round),
-            false => fs::remove_dir_all(source(round))?,
-        }
         // Opens what the dead one left, and sweeps it.
         nothing_left_over(&shale)?;
+        if after.has_reference(round) {
+            there.push(round);
+            continue;
+        }
+        // A pack that it had finished stays, and whoever pushes the same later needs it.
+        if Stored::of(&shale.repository())?.has_part_of_a_push(&before, round) {
+            run(&mut push(&shale, &source(round), &name))?;
+            again += 1;
+        }
+        fs::remove_dir_all(source(round))?;
     }
     println!("{kills:?}");
     println!(
-        "{acknowledged} pushes were acknowledged, {} are there",
+        "{acknowledged} pushes were acknowledged, {again} done again, {} are there",
         there.len()
     );
+    ensure!(again >= LEAST_PACKS_LEFT, "only {again} left a pack behind");
+    stored::nothing_is_superfluous(&shale.repository())?;
     // Acknowledged or not: what has a name is whole.
     let listed = run(shale.command().args(["template", "ls"]))?;
     for round in &there {
@@ -145,6 +170,20 @@ fn privileged_what_killed_pushers_acknowledged_is_there_and_nothing_is_left_over
         check_round(&shale, *round, &source(*round))?;
     }
     nothing_left_over(&shale)
+}
+
+/// Longest time from a pack to a kill: what comes behind it takes some milliseconds.
+const AFTER_A_PACK_MICROS: u64 = 5_000;
+
+/// So many of the pushers that are killed have finished a pack and not come to their reference.
+const LEAST_PACKS_LEFT: usize = 3;
+
+/// Waits until a pusher has stored a pack, or has ended.
+fn wait_for_a_pack(pusher: &mut Background, shale: &Shale, before: &Stored) -> Result<()> {
+    while pusher.ended()?.is_none() && !Stored::of(&shale.repository())?.has_more_packs(before) {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 /// Everything of a push, byte by byte, through a kernel.

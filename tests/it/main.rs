@@ -14,6 +14,7 @@ mod compose;
 mod credentials;
 mod doctor;
 mod export;
+mod fill;
 mod hostile;
 mod kill;
 mod merge;

@@ -1,23 +1,30 @@
 //! The disk over NBD: real clients, a real guest, and a server that dies under them.
 
+mod verify;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Background, Disk, Input, Qemu, Random, Shale, need_root, run, tool};
 
 use crate::export::{check_file_system, push_and_export, shell_machine, tell, wait_for_shell};
 
-/// `shale nbd` of the pushed tree, listening.
-fn serve(shale: &Shale, socket: &Path, overlay: Option<&Path>) -> Result<Background> {
+/// `shale nbd` of the pushed tree.
+fn server(shale: &Shale, socket: &Path, overlay: Option<&Path>) -> Command {
     let mut command = shale.command();
     command.args(["nbd", "test/tree", "--socket"]).arg(socket);
     if let Some(overlay) = overlay {
         command.arg("--overlay").arg(overlay);
     }
-    Background::start_until(&mut command, "serving")
+    command
+}
+
+/// The same, listening.
+fn serve(shale: &Shale, socket: &Path, overlay: Option<&Path>) -> Result<Background> {
+    Background::start_until(&mut server(shale, socket, overlay), "serving")
 }
 
 fn url(socket: &Path) -> String {
@@ -91,17 +98,9 @@ fn a_larger_disk_has_a_larger_file_system_of_the_profile_that_was_asked_for() ->
     server.terminate()?;
     ensure!(copied.metadata()?.len() == DISK_BYTES);
     check_file_system(&copied)?;
-    let head = run(tool("debugfs")?
-        .args(["-R", "show_super_stats -h"])
-        .arg(&copied))?;
-    let field = |name: &str| {
-        let line = head.lines().find(|line| line.starts_with(name));
-        line.map(|line| line[name.len()..].trim().to_owned())
-            .with_context(|| format!("{name} in {head}"))
-    };
-    let blocks: u64 = field("Block count:")?.parse()?;
+    let blocks: u64 = field(&copied, "Block count:")?.parse()?;
     ensure!(blocks * 4096 == DISK_BYTES, "{blocks} blocks");
-    let features = field("Filesystem features:")?;
+    let features = field(&copied, "Filesystem features:")?;
     ensure!(
         !features.contains("64bit") && !features.contains("metadata_csum"),
         "{features}"
@@ -109,18 +108,37 @@ fn a_larger_disk_has_a_larger_file_system_of_the_profile_that_was_asked_for() ->
     Ok(())
 }
 
+/// A field of the superblock.
+fn field(disk: &Path, name: &str) -> Result<String> {
+    let head = run(tool("debugfs")?
+        .args(["-R", "show_super_stats -h"])
+        .arg(disk))?;
+    let line = head.lines().find(|line| line.starts_with(name));
+    line.map(|line| line[name.len()..].trim().to_owned())
+        .with_context(|| format!("{name} in {head}"))
+}
+
 #[test]
 fn privileged_what_was_flushed_survives_thirty_kills_of_the_server() -> Result<()> {
     let shale = Shale::new()?;
     let tree = small_tree()?;
-    push_and_export(&shale, tree.path())?;
+    run(shale
+        .command()
+        .arg("push")
+        .arg(tree.path())
+        .arg("test/tree"))?;
     let (socket, overlay) = (shale.home().join("s"), shale.home().join("overlay"));
     let mut random = Random::printed("nbd kills");
     let mut kills = Kills::default();
+    // The first of these also compose the tree and make the overlay.
+    let mut starts = Starts::default();
+    for _ in 0..10 {
+        starts.kill_one(&mut server(&shale, &socket, Some(&overlay)), &mut random)?;
+    }
     // Pattern of each 64 KiB that was flushed, and what was on its way when the server died.
     let mut flushed = [0u8; SLOTS];
     while kills.all < 30 {
-        let server = serve(&shale, &socket, Some(&overlay))?;
+        let server_of_writes = serve(&shale, &socket, Some(&overlay))?;
         check_slots(&socket, &flushed)?;
         let writes: Vec<(usize, u8)> = (0..400)
             .map(|_| {
@@ -132,23 +150,94 @@ fn privileged_what_was_flushed_survives_thirty_kills_of_the_server() -> Result<(
             .collect();
         let client = write_and_flush(&socket, &writes)?;
         std::thread::sleep(Duration::from_millis(random.below(250)));
-        server.kill()?;
+        server_of_writes.kill()?;
         let acknowledged = client.done()?;
         kills.count(acknowledged, writes.len());
         for (slot, pattern) in &writes[..acknowledged.min(writes.len())] {
             flushed[*slot] = *pattern;
         }
+        // One that takes up what the last has left, and does not come to serve it.
+        starts.kill_one(&mut server(&shale, &socket, Some(&overlay)), &mut random)?;
         // What was under way when the server died may be there in part: it is written again.
-        let server = serve(&shale, &socket, Some(&overlay))?;
+        let server_of_writes = serve(&shale, &socket, Some(&overlay))?;
         for (slot, pattern) in writes.iter().skip(acknowledged).take(2) {
             write_and_flush(&socket, &[(*slot, *pattern)])?.done()?;
             flushed[*slot] = *pattern;
         }
-        server.terminate()?;
+        server_of_writes.kill()?;
     }
     kills.assert_in_the_middle();
+    starts.assert_some()?;
+    let last = serve(&shale, &socket, Some(&overlay))?;
+    check_slots(&socket, &flushed)?;
+    last.terminate()?;
+    // What is left of forty servers that were killed: an overlay and a plan.
+    assert_eq!(
+        names_in(&overlay)?,
+        ["bits", "data", "head", "live", "lock"]
+    );
+    let plans = names_in(&shale.home().join(".state/plans"))?;
+    ensure!(
+        plans.len() == 2,
+        "a plan, and the name of its template: {plans:?}"
+    );
     Ok(())
 }
+
+fn names_in(directory: &Path) -> Result<Vec<String>> {
+    let names =
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into()));
+    let mut names: Vec<String> = names.collect::<Result<_>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Servers that were killed about when they begin to serve.
+#[derive(Debug, Default)]
+struct Starts {
+    /// Before they said so.
+    early: usize,
+    late: usize,
+    /// How long one takes, once one has come that far.
+    takes: Option<Duration>,
+}
+
+impl Starts {
+    fn kill_one(&mut self, command: &mut Command, random: &mut Random) -> Result<()> {
+        // A little later than most that were seen, so that some come to listen.
+        const FIRST_GUESS: Duration = Duration::from_millis(100);
+        let longest = self.takes.unwrap_or(FIRST_GUESS) * 6 / 5;
+        let begun = Instant::now();
+        let mut said = tempfile::NamedTempFile::new()?;
+        let server = Background::start(command.stderr(said.reopen()?))?;
+        std::thread::sleep(Duration::from_micros(
+            random.below(longest.as_micros() as u64),
+        ));
+        let ended = server.kill()?;
+        let text = std::io::read_to_string(&mut said)?;
+        ensure!(ended.is_none(), "it ended by itself: {text}");
+        match text.contains("serving") {
+            true => {
+                self.late += 1;
+                self.takes = Some(begun.elapsed());
+            }
+            false => self.early += 1,
+        }
+        Ok(())
+    }
+
+    fn assert_some(&self) -> Result<()> {
+        println!("{self:?}");
+        ensure!(
+            self.early >= LEAST_EARLY,
+            "too few died before they served: {self:?}"
+        );
+        Ok(())
+    }
+}
+
+/// So many of forty servers die while they start.
+const LEAST_EARLY: usize = 5;
 
 /// Slots of 64 KiB from 64 MiB on, which the pushed tree leaves free.
 const SLOTS: usize = 32;
@@ -246,11 +335,13 @@ fn privileged_boot_a_guest_goes_on_when_its_server_is_killed() -> Result<()> {
     need_root()?;
     let base = Input::base()?;
     let shale = Shale::new()?;
+    run(shale.command().arg("push").arg(base.tree()).arg("test/new"))?;
+    // The one guest that boots from the older profile: what a disk is laid out like is of no concern to its server.
+    let create = ["template", "create", "test/tree", "test/new"];
     run(shale
         .command()
-        .arg("push")
-        .arg(base.tree())
-        .arg("test/tree"))?;
+        .args(create)
+        .args(["--filesystem", "ext4-old"]))?;
     let (socket, overlay) = (shale.home().join("s"), shale.home().join("overlay"));
     let server = serve(&shale, &socket, Some(&overlay))?;
     let export = String::new();
@@ -279,6 +370,8 @@ fn privileged_boot_a_guest_goes_on_when_its_server_is_killed() -> Result<()> {
     let written = written_disk(&shale, &socket)?;
     server.terminate()?;
     check_file_system(&written)?;
+    let features = field(&written, "Filesystem features:")?;
+    ensure!(!features.contains("metadata_csum"), "{features}");
     for name in ["before", "during", "after"] {
         let cat = format!("cat /root/{name}");
         let text = run(tool("debugfs")?.args(["-R", &cat]).arg(&written))?;

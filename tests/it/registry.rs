@@ -73,7 +73,7 @@ impl Registry {
     }
 
     /// Its `host:port`.
-    fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.url.split_once("://").map_or(&*self.url, |url| url.1)
     }
 
@@ -440,6 +440,27 @@ fn an_interrupted_export_leaves_nothing() -> Result<()> {
         left.retain(|name| !name.to_string_lossy().starts_with('.'));
         ensure!(left.is_empty(), "left over: {left:?}");
     }
+    // One that is killed cannot clean up: the next does, and leaves alone what is not from one.
+    let mut export = host.command();
+    export.args(["export", &reference, "disk.raw"]);
+    let export = Background::start(&mut export)?;
+    let part = host.home().join(format!("disk.raw.{}.part", export.id()));
+    wait_for_file(&part)?;
+    registry.server.signal(Signal::STOP)?;
+    export.kill()?;
+    registry.server.signal(Signal::CONT)?;
+    ensure!(part.exists(), "it was not killed in the middle");
+    let others = ["disk.raw.1.part", "disk.raw.part", "other.raw.4194304.part"];
+    for other in others {
+        fs::write(
+            host.home().join(other),
+            "of a living process, or of no export",
+        )?;
+    }
     run(host.command().args(["export", &reference, "disk.raw"]))?;
+    ensure!(!part.exists(), "what a killed export left is still there");
+    for other in others {
+        ensure!(host.home().join(other).exists(), "{other} is gone");
+    }
     registry.server.terminate()
 }

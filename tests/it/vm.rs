@@ -1,6 +1,6 @@
 //! Virtual machines through the program: made, spoken to, killed from under, and removed.
 
-mod host;
+pub(crate) mod host;
 mod kills;
 
 use std::fs;

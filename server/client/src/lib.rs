@@ -15,6 +15,7 @@
 
 mod address;
 mod backoff;
+mod boot_sets;
 mod call;
 mod catalog;
 mod fetch;

@@ -78,12 +78,12 @@ async fn any_token(shared: &Shared, tokens: &Arc<TokenStore>) -> Result<bool, Fa
     shared.work.run(move || tokens.look_for_any()).await
 }
 
-/// Reading is what changes nothing: `GET`, `HEAD`, and the question where chunks lie, whose ids are
-/// too many for a URL.
+/// Reading is what changes nothing: `GET`, `HEAD`, the question where chunks lie, whose ids are too many for a URL,
+/// and what hosts tell of the boots that they read.
 fn needed_scope(method: &Method, route: &str) -> Scope {
     match *method {
         Method::GET | Method::HEAD => Scope::Read,
-        _ if route == route::LOCATE => Scope::Read,
+        _ if [route::LOCATE, route::TRACES].contains(&route) => Scope::Read,
         _ => Scope::Write,
     }
 }

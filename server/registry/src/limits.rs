@@ -45,6 +45,10 @@ pub const MAX_LAYER_BODIES_BYTES: usize = 4 * MAX_LAYER_BODY_BYTES;
 /// largest questions for ids; the usual ones are a tenth of that.
 pub const MAX_SMALL_BODIES_BYTES: usize = 32 * 1024 * 1024;
 
+/// Ids looked up at once, with what is found: some 150 bytes for each. Many questions of the usual size run side by side,
+/// and six of the largest.
+pub const MAX_LOOK_UP_IDS: usize = 64 * 1024;
+
 /// Listings made at once: for a page, all references of the project are read into memory.
 pub const MAX_LISTINGS: usize = 2;
 
@@ -151,6 +155,8 @@ pub struct MemoryLimits {
     pub layer_bodies_bytes: usize,
     /// [`MAX_SMALL_BODIES_BYTES`].
     pub small_bodies_bytes: usize,
+    /// [`MAX_LOOK_UP_IDS`].
+    pub look_up_ids: usize,
     /// [`MAX_LISTINGS`].
     pub listings: usize,
 }
@@ -161,6 +167,7 @@ impl Default for MemoryLimits {
             verifying: MAX_VERIFYING,
             layer_bodies_bytes: MAX_LAYER_BODIES_BYTES,
             small_bodies_bytes: MAX_SMALL_BODIES_BYTES,
+            look_up_ids: MAX_LOOK_UP_IDS,
             listings: MAX_LISTINGS,
         }
     }

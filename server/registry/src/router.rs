@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use crate::access::admit;
 use crate::account::account;
 use crate::failure::Failure;
-use crate::handlers::{chunks, manifests, packs, pushes, refs, service};
+use crate::handlers::{boot_sets, chunks, manifests, packs, pushes, refs, service};
 use crate::shared::Shared;
 
 #[derive(OpenApi)]
@@ -54,6 +54,8 @@ fn guarded() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(refs::get_ref, refs::put_ref))
         .routes(routes!(chunks::locate))
         .routes(routes!(packs::get_pack))
+        .routes(routes!(boot_sets::add_trace))
+        .routes(routes!(boot_sets::get_boot_set))
         .routes(routes!(service::metrics))
 }
 

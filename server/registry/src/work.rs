@@ -18,6 +18,7 @@ pub(crate) struct Work {
     listings: Arc<Semaphore>,
     layer_bytes: Arc<Semaphore>,
     small_bytes: Arc<Semaphore>,
+    look_up_ids: Arc<Semaphore>,
     wait: std::time::Duration,
 }
 
@@ -44,6 +45,7 @@ impl Work {
             listings: places(memory.listings),
             layer_bytes: places(memory.layer_bodies_bytes),
             small_bytes: places(memory.small_bodies_bytes),
+            look_up_ids: places(memory.look_up_ids),
             wait: work.wait,
         }
     }
@@ -63,6 +65,25 @@ impl Work {
             work()
         });
         ended(done.await)
+    }
+
+    /// Looks so many ids up, when it is their turn. What is made of their answers in `work` is bounded with them.
+    pub(crate) async fn look_up<T, E>(
+        &self,
+        ids: usize,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        E: Into<Failure> + Send + 'static,
+    {
+        let count = u32::try_from(ids).unwrap_or(u32::MAX);
+        let room = self.place(&self.look_up_ids, count).await?;
+        self.run(move || {
+            let _room = room;
+            work()
+        })
+        .await
     }
 
     /// Starts to receive a pack, when it is its turn.

@@ -6,7 +6,7 @@
 //!          bits behind the last are 0
 //! ```
 
-use shale_model::{ChunkId, FormatError, ID_LEN, Reader};
+use shale_model::{ChunkId, FormatError, ID_LEN, MAX_TRACE_CHUNKS, Reader};
 
 use crate::limits::MAX_IDS;
 
@@ -21,9 +21,18 @@ pub fn encode_ids(ids: &[ChunkId]) -> Vec<u8> {
 
 /// The ids that a body asks for, at most [`MAX_IDS`].
 pub fn decode_ids(body: &[u8]) -> Result<Vec<ChunkId>, FormatError> {
+    decode(body, MAX_IDS)
+}
+
+/// The ids of a trace, at most [`MAX_TRACE_CHUNKS`].
+pub fn decode_trace(body: &[u8]) -> Result<Vec<ChunkId>, FormatError> {
+    decode(body, MAX_TRACE_CHUNKS)
+}
+
+fn decode(body: &[u8], most: usize) -> Result<Vec<ChunkId>, FormatError> {
     let mut reader = Reader::new("list of ids", body);
     let count = body.len() / ID_LEN;
-    reader.limit("ids", count as u64, MAX_IDS as u64)?;
+    reader.limit("ids", count as u64, most as u64)?;
     let ids = (0..count).map(|_| reader.array().map(ChunkId::from_bytes));
     let ids = ids.collect::<Result<Vec<_>, _>>()?;
     reader.finish()?;
@@ -74,6 +83,8 @@ mod tests {
         assert!(decode_ids(&[0; ID_LEN + 1]).is_err());
         assert!(decode_ids(&vec![0; MAX_IDS * ID_LEN]).is_ok());
         assert!(decode_ids(&vec![0; (MAX_IDS + 1) * ID_LEN]).is_err());
+        assert!(decode_trace(&vec![0; MAX_TRACE_CHUNKS * ID_LEN]).is_ok());
+        assert!(decode_trace(&vec![0; (MAX_TRACE_CHUNKS + 1) * ID_LEN]).is_err());
         assert!(decode_missing(&[1], 0).is_err());
         assert!(decode_missing(&[0b100], 2).is_err());
         assert_eq!(decode_missing(&[0b10], 2), Ok(vec![false, true]));

@@ -3,7 +3,7 @@
 //!
 //! | body | form |
 //! |---|---|
-//! | ids asked for | [`encode_ids`]: 32 bytes each |
+//! | ids asked for, or of a trace | [`encode_ids`]: 32 bytes each |
 //! | which of them are missing | [`encode_missing`]: one bit each |
 //! | where chunks lie | [`encode_locations`]: a table of packs and a table of chunks |
 //! | packs, layer roots, templates, tags | the bytes that are stored |
@@ -29,9 +29,9 @@ mod problem;
 mod push_id;
 mod refs;
 
-pub use answer::{PushOpened, VersionInfo};
+pub use answer::{BootSetInfo, PushOpened, VersionInfo};
 pub use fingerprint::{Fingerprint, FingerprintError};
-pub use ids::{decode_ids, decode_missing, encode_ids, encode_missing};
+pub use ids::{decode_ids, decode_missing, decode_trace, encode_ids, encode_missing};
 pub use location::{decode_locations, encode_locations};
 pub use problem::{Code, PROBLEM_MEDIA_TYPE, Problem};
 pub use push_id::{PUSH_ID_BYTES, PushId, PushIdError};

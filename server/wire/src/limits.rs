@@ -2,13 +2,16 @@
 //! `shale-registry`.
 
 use shale_model::limits::{MAX_LAYER_ROOT_BYTES, MAX_PACK_BYTES, MAX_TEMPLATE_BYTES};
-use shale_model::{ID_LEN, MAX_MISSING_IDS};
+use shale_model::{ID_LEN, MAX_MISSING_IDS, MAX_TRACE_CHUNKS};
 
 /// Most ids in one request: the seam's limit, about 640 MiB of content at the usual chunk size.
 pub const MAX_IDS: usize = MAX_MISSING_IDS;
 
 /// Largest body of ids, in bytes.
 pub const MAX_IDS_BODY_BYTES: usize = MAX_IDS * ID_LEN;
+
+/// Largest body of a trace, in bytes.
+pub const MAX_TRACE_BODY_BYTES: usize = MAX_TRACE_CHUNKS * ID_LEN;
 
 /// Largest uploaded pack, in bytes: that of the format.
 pub const MAX_PACK_BODY_BYTES: u64 = MAX_PACK_BYTES;

@@ -20,6 +20,10 @@ pub const PUSH_TEMPLATE: &str = "/api/v1/pushes/{push}/templates/{template}";
 pub const LAYER: &str = "/api/v1/layers/{layer}";
 /// Reads a template (`GET`, `HEAD`).
 pub const TEMPLATE: &str = "/api/v1/templates/{template}";
+/// Tells what a boot of a template read (`POST`).
+pub const TRACES: &str = "/api/v1/templates/{template}/traces";
+/// Asks for the boot set of a template, or of the nearest that has one (`GET`).
+pub const BOOT_SET: &str = "/api/v1/templates/{template}/boot-set";
 /// Lists references (`GET`).
 pub const REFS: &str = "/api/v1/refs";
 /// Reads (`GET`, `HEAD`) or sets (`PUT`) a reference.
@@ -75,6 +79,16 @@ pub fn layer(layer: LayerId) -> String {
 /// Path of a template.
 pub fn template(template: TemplateId) -> String {
     TEMPLATE.replace("{template}", &template.to_string())
+}
+
+/// Path that takes what boots of a template read.
+pub fn traces(template: TemplateId) -> String {
+    TRACES.replace("{template}", &template.to_string())
+}
+
+/// Path of the boot set of a template.
+pub fn boot_set(template: TemplateId) -> String {
+    BOOT_SET.replace("{template}", &template.to_string())
 }
 
 /// Path of a reference.

@@ -154,6 +154,17 @@ macro_rules! named_by_content {
 }
 named_by_content!(ChunkId, LayerId, TemplateId, PlanId);
 
+impl PlanId {
+    /// The id of these bytes, one part after the other.
+    pub fn of_parts<const N: usize>(parts: [&[u8]; N]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
 fn hex(bytes: &[u8; ID_LEN]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(2 * ID_LEN);

@@ -12,6 +12,7 @@
 
 pub mod limits;
 
+mod boot_set;
 mod bytes;
 mod compose;
 mod entry;
@@ -26,6 +27,7 @@ mod reference;
 mod seam;
 mod template;
 
+pub use boot_set::*;
 pub use bytes::*;
 pub use compose::*;
 pub use entry::*;

@@ -88,9 +88,17 @@ pub struct PlanParts {
 impl PlanParts {
     /// The plan file, and its id.
     pub fn encode(&self) -> (PlanId, Vec<u8>) {
+        let (id, mut file) = self.head();
+        file.extend_from_slice(&self.synthesised);
+        (id, file)
+    }
+
+    /// What comes before [`Self::synthesised`] in the plan file, and the id of the whole file. Who writes the file can
+    /// write both, and spare the copy that [`Self::encode`] makes: the synthesised bytes are most of a plan.
+    pub fn head(&self) -> (PlanId, Vec<u8>) {
         let tables = HEADER_BYTES + self.runs.len() * RUN_BYTES + self.chunks.len() * CHUNK_BYTES;
         let start = tables.next_multiple_of(BLOCK_BYTES);
-        let mut out = Vec::with_capacity(start + self.synthesised.len());
+        let mut out = Vec::with_capacity(start);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.resize(24, 0);
@@ -123,8 +131,7 @@ impl PlanParts {
             at += u64::from(*len);
         }
         out.resize(start, 0);
-        out.extend_from_slice(&self.synthesised);
-        (PlanId::of(&out), out)
+        (PlanId::of_parts([&out, &self.synthesised]), out)
     }
 }
 

@@ -6,6 +6,7 @@
 //! |---|---|---|---|
 //! | [`Sink`] | a push and where it goes | `shale-repo`, `shale-client` | `shale-repo` over memory |
 //! | [`Catalog`], [`Fetch`] | a mount and where it comes from | `shale-repo`, `shale-client` | the same |
+//! | [`BootSets`] | a deployment and what earlier boots read | `shale-repo`, `shale-client` | `shale-repo` over memory |
 //! | [`ChunkIndex`] | the repository and its chunk index | `shale-index` (RocksDB) | `MemoryIndex` |
 //! | [`BlockDevice`] | a face (NBD, FUSE) and the disk it shows | `shale-view` | a byte vector in tests |
 
@@ -14,6 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::boot_set::BootSet;
 use crate::id::{ChunkId, LayerId, PackId, TemplateId};
 use crate::pack::{Codec, PackContents};
 use crate::reference::RefName;
@@ -194,6 +196,21 @@ pub trait ChunkIndex: Send + Sync {
 
     /// Removes everything.
     fn clear(&self) -> SeamResult<()>;
+}
+
+/// What boots of templates read: hosts tell it, and get it back as boot sets.
+pub trait BootSets: Send + Sync {
+    /// The boot set of a template, or else that of the template that shares most layers with it; `None` if no
+    /// such template has one.
+    fn boot_set(&self, template: TemplateId) -> BoxFuture<'_, SeamResult<Option<BootSet>>>;
+
+    /// Adds what a boot of `template` read, in order of first use: at most [`crate::MAX_TRACE_CHUNKS`] chunks. Those
+    /// that are not the template's are left out.
+    fn add_trace<'a>(
+        &'a self,
+        template: TemplateId,
+        chunks: &'a [ChunkId],
+    ) -> BoxFuture<'a, SeamResult<()>>;
 }
 
 /// A disk that a face shows to a guest.

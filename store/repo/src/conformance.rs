@@ -1,6 +1,7 @@
 //! What every place for pushes and mounts must do: the repository, and a registry over HTTP. Each check
 //! panics with what it saw.
 
+mod boot_sets;
 mod sample;
 mod wait;
 
@@ -8,11 +9,11 @@ pub use sample::Sample;
 pub use wait::wait_for;
 
 use shale_model::{
-    Catalog, ChunkId, Fetch, LayerId, MAX_MISSING_IDS, PackContents, PackId, RefName, SeamResult,
-    Sink, TemplateId, TemplateIndex, Trouble,
+    BootSets, Catalog, ChunkId, Fetch, LayerId, MAX_MISSING_IDS, PackContents, PackId, RefName,
+    SeamResult, Sink, TemplateId, TemplateIndex, Trouble,
 };
 
-/// One place, seen through the three seams.
+/// One place, seen through its seams.
 pub struct Store {
     /// A push into it.
     pub sink: Box<dyn Sink>,
@@ -20,6 +21,8 @@ pub struct Store {
     pub catalog: Box<dyn Catalog>,
     /// Its chunks.
     pub fetch: Box<dyn Fetch>,
+    /// Its boot sets.
+    pub boots: Box<dyn BootSets>,
 }
 
 /// Runs every check on stores that `make` makes, each on a fresh, empty one.
@@ -36,6 +39,7 @@ pub fn check_store(make: impl Fn() -> Store) {
     check_unfinished_pack(&make());
     check_threads(&make());
     check_limits(&make());
+    boot_sets::check_boot_sets(&make());
 }
 
 #[track_caller]

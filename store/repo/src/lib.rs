@@ -22,6 +22,7 @@
 pub mod conformance;
 pub mod paths;
 
+mod boot_sets;
 mod format;
 mod manifests;
 mod packs;

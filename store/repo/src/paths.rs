@@ -6,6 +6,10 @@
 //! layers/<2 hex>/<id>              layer roots
 //! templates/<2 hex>/<id>.json      templates, canonical JSON
 //! refs/<project>/<name>/<tag>      what a name points at: a template index, canonical JSON
+//! traces/<2 hex>/<template>/<n>    chunk ids that a boot of the template read, the newest with the highest n
+//! boot-sets/<2 hex>/<template>     the boot set that was made of them: its pack and the one before
+//! boot-sets/layers/<layer>         the template with the newest boot set that has this layer
+//! boot-packs/<2 hex>/<sha256>.pack the packs of boot sets, which the chunk index does not know
 //! index/                           the chunk index; its own affair, and can be rebuilt from packs/
 //! tmp/<n>/                         files on their way of one open repository ("session")
 //! tmp/<n>/lock                     locked as long as that session lives: what is not locked is swept
@@ -47,6 +51,35 @@ pub fn pack(id: PackId) -> FilePath {
 /// The pack that a file of this name in `packs/<2 hex>` is.
 pub(crate) fn pack_of_name(name: &str) -> Option<PackId> {
     PackId::from_hex(name.strip_suffix(PACK_SUFFIX)?).ok()
+}
+
+/// Where the pack of a boot set lies.
+pub(crate) fn boot_pack(id: PackId) -> FilePath {
+    let hex = id.hex();
+    path(&format!("boot-packs/{}/{hex}{PACK_SUFFIX}", &hex[..2]))
+}
+
+/// The directory of a template's traces.
+pub(crate) fn traces(id: TemplateId) -> FilePath {
+    let hex = id.hex();
+    path(&format!("traces/{}/{hex}", &hex[..2]))
+}
+
+/// Where the trace of this number lies.
+pub(crate) fn trace(id: TemplateId, number: u64) -> FilePath {
+    let hex = id.hex();
+    path(&format!("traces/{}/{hex}/{number}", &hex[..2]))
+}
+
+/// Where it is said which boot set a template has.
+pub(crate) fn boot_set(id: TemplateId) -> FilePath {
+    let hex = id.hex();
+    path(&format!("boot-sets/{}/{hex}", &hex[..2]))
+}
+
+/// Where it is said which template with this layer has a boot set.
+pub(crate) fn boot_set_of_layer(id: LayerId) -> FilePath {
+    path(&format!("boot-sets/layers/{}", id.hex()))
 }
 
 /// Where the root of the layer of this id lies.

@@ -1,6 +1,6 @@
 //! The repository: opening it, and reading from it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use shale_files::{File, Files, IfHeld, Lock, LockFiles, LockKind, OpenMode};
 use shale_model::limits::{MAX_LAYER_ROOT_BYTES, MAX_TEMPLATE_BYTES};
@@ -38,6 +38,8 @@ pub struct Repository {
     pub(crate) session: Arc<Session>,
     access: Access,
     reconciled: Reconciled,
+    /// Held while a boot set is made: one at a time, since each takes a processor.
+    pub(crate) making_boot_set: Mutex<()>,
     /// Keeps deletion away as long as anybody reads or pushes.
     _in_use: Lock,
 }
@@ -83,6 +85,7 @@ impl Repository {
             session,
             access,
             reconciled,
+            making_boot_set: Mutex::default(),
             _in_use: in_use,
         })
     }
@@ -116,7 +119,12 @@ impl Repository {
 
     /// The file of a pack, to be read or sent as it is.
     pub fn open_pack(&self, pack: PackId) -> SeamResult<Box<dyn File>> {
-        let file = self.files.open(&paths::pack(pack), OpenMode::Read);
+        let file = match self.files.open(&paths::pack(pack), OpenMode::Read) {
+            Err(error) if error.is_missing() => {
+                self.files.open(&paths::boot_pack(pack), OpenMode::Read)
+            }
+            opened => opened,
+        };
         file.map_err(|error| not_read(format!("open pack {pack}"), error))
     }
 

@@ -7,22 +7,29 @@
 //!     ChunkReader             cache hit | one flight per missing frame -> verify -> cache
 //!       Cache                 chunks on this host's disk, with a hard byte cap
 //!       Fetch (seam)          the local repository or a registry
+//! Filler                      brings boot sets, and the rest of a plan while nobody waits
+//! Trace                       notes what a boot reads
 //! ```
 //! Every byte of a layer was hashed by this process before it leaves (I2): when it was fetched, or
 //! at its first use after a start. A source that does not answer makes a read wait, never fail (I8).
 
 mod cache;
 mod disk;
+mod fill;
 mod observe;
+mod ongoing;
 mod overlay;
 mod plan_file;
 mod reader;
+mod trace;
 mod view;
 
 pub use cache::{Cache, CacheError, CacheSettings, MIN_CAP_BYTES};
 pub use disk::Disk;
-pub use observe::{Counters, Observer, Source};
+pub use fill::{FillRate, FillSettings, FillState, Filler};
+pub use observe::{Counters, Observer, Purpose, Source};
 pub use overlay::{BootId, Overlay, OverlayError, UNIT_BYTES};
 pub use plan_file::{PlanFile, PlanFileError, open as open_plan};
-pub use reader::{ChunkReader, ReadError, RetrySettings};
+pub use reader::{BootSetError, ChunkReader, ReadError, RetrySettings};
+pub use trace::Trace;
 pub use view::View;

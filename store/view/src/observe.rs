@@ -16,13 +16,24 @@ pub enum Source {
     Fetched,
 }
 
+/// Why bytes are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// A read waits for them.
+    Demand,
+    /// Reads of a boot will want them.
+    BootSet,
+    /// They come before anybody asks.
+    Fill,
+}
+
 /// Is told about reads as they happen. Called from many threads; must not block.
 pub trait Observer: Send + Sync {
     /// A read touched `len` bytes of `chunk`.
     fn touched(&self, chunk: ChunkId, len: u32, source: Source);
 
     /// `bytes` of a pack arrived.
-    fn fetched(&self, bytes: u64);
+    fn fetched(&self, bytes: u64, purpose: Purpose);
 
     /// A fetch failed and is tried again.
     fn retried(&self, reason: &str);
@@ -40,6 +51,8 @@ pub struct Counters {
     cache_bytes: AtomicU64,
     waited_bytes: AtomicU64,
     fetched_bytes: AtomicU64,
+    boot_set_bytes: AtomicU64,
+    filled_bytes: AtomicU64,
     fetches: AtomicU64,
     retries: AtomicU64,
     waiting: Mutex<Waiting>,
@@ -65,9 +78,19 @@ impl Counters {
         self.waited_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of packs that arrived.
+    /// Bytes of packs that arrived because a read waited for them.
     pub fn fetched_bytes(&self) -> u64 {
         self.fetched_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of boot sets that arrived.
+    pub fn boot_set_bytes(&self) -> u64 {
+        self.boot_set_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of packs that arrived before a read asked for them.
+    pub fn filled_bytes(&self) -> u64 {
+        self.filled_bytes.load(Ordering::Relaxed)
     }
 
     /// Fetches that arrived.
@@ -105,8 +128,13 @@ impl Observer for Counters {
         counter.fetch_add(len.into(), Ordering::Relaxed);
     }
 
-    fn fetched(&self, bytes: u64) {
-        self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+    fn fetched(&self, bytes: u64, purpose: Purpose) {
+        let counter = match purpose {
+            Purpose::Demand => &self.fetched_bytes,
+            Purpose::BootSet => &self.boot_set_bytes,
+            Purpose::Fill => &self.filled_bytes,
+        };
+        counter.fetch_add(bytes, Ordering::Relaxed);
         self.fetches.fetch_add(1, Ordering::Relaxed);
     }
 

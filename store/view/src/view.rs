@@ -10,6 +10,7 @@ use shale_model::{
 use crate::observe::{Source, WaitGuard};
 use crate::plan_file::PlanFile;
 use crate::reader::{ChunkReader, ReadError, WhenDenied};
+use crate::trace::Trace;
 
 /// Chunks before a missing one whose locations are asked for with it: they lie in the same frame, and
 /// only chunks whose place in a frame is known are kept when it arrives.
@@ -24,6 +25,7 @@ pub struct View {
     plan: PlanFile,
     reader: Arc<ChunkReader>,
     when_denied: WhenDenied,
+    trace: Option<Arc<Trace>>,
 }
 
 /// A part of a read that is not in the cache.
@@ -40,6 +42,7 @@ impl View {
             plan,
             reader,
             when_denied: WhenDenied::Wait,
+            trace: None,
         }
     }
 
@@ -49,6 +52,12 @@ impl View {
             when_denied: WhenDenied::Fail,
             ..Self::new(plan, reader)
         }
+    }
+
+    /// The same view, which notes in `trace` what is read.
+    pub fn traced(self, trace: Arc<Trace>) -> Self {
+        let trace = Some(trace);
+        Self { trace, ..self }
     }
 
     /// The plan.
@@ -129,6 +138,9 @@ impl View {
                 Piece::Zero(_) => part.fill(0),
                 Piece::Bytes(bytes) => part.copy_from_slice(bytes),
                 Piece::Chunk(slice) => {
+                    if let Some(trace) = &self.trace {
+                        trace.touch(slice.id);
+                    }
                     if self.reader.cache().read(&slice.id, slice.offset, part) {
                         observer.touched(slice.id, slice.len, Source::Cache);
                     } else {

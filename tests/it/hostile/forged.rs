@@ -133,8 +133,8 @@ fn impossible_trees() -> Result<Vec<(&'static str, i32, &'static str, TreeLayer)
     ];
     let link = dir("", vec![entry("a", nowhere)?])?;
     Ok(vec![
-        ("below-a-file", 1, "not a directory", tree(below)),
-        ("link-to-nowhere", 1, "/nowhere", tree(vec![link])),
+        ("below-a-file", 7, "not a directory", tree(below)),
+        ("link-to-nowhere", 7, "/nowhere", tree(vec![link])),
         ("longer-than-its-chunk", 7, "shorter", tree(vec![long])),
     ])
 }

@@ -1,24 +1,27 @@
-//! Sources that change, disks that are full, and two pushes at once.
+//! Sources that change, and two pushes at once.
 
 use std::fs;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{LoopMount, Random, Shale, need_root, run, tool};
+use harness::{Random, Shale, run, tool};
 
-use super::{ended, limited, limited_command};
+use super::limited;
 
-/// Changes files below `root` until told to stop: cut, longer, gone, other kinds. With pauses, so that a push
-/// meets a change or none.
-fn change(root: &Path, stop: &AtomicBool) {
+/// Changes files below `root` until told to stop: cut, longer, gone, other kinds. `pause` is the longest time
+/// between two changes, in microseconds. What is written may go through a link that was made before: links lead to
+/// `outside`, and nowhere else on the machine.
+fn change(root: &Path, outside: &Path, pause: &AtomicU64, stop: &AtomicBool) {
     let mut random = Random::printed("changes");
     while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_micros(random.below(LONGEST_PAUSE_MICROS)));
+        let longest = pause.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_micros(random.below(longest)));
         let path = root
             .join(format!("d-{}", random.below(4)))
             .join(format!("f-{}", random.below(20)));
@@ -32,7 +35,7 @@ fn change(root: &Path, stop: &AtomicBool) {
             2 => fs::remove_file(&path),
             3 => fs::remove_file(&path).and_then(|()| fs::create_dir(&path)),
             4 => fs::remove_dir(&path),
-            _ => fs::remove_file(&path).and_then(|()| symlink("/etc/passwd", &path)),
+            _ => fs::remove_file(&path).and_then(|()| symlink(outside, &path)),
         };
     }
 }
@@ -54,17 +57,21 @@ fn a_tree_that_changes_while_it_is_pushed_is_a_tree_or_an_error() -> Result<()> 
         )?;
     }
     let source = tree.path().display().to_string();
-    let stop = AtomicBool::new(false);
+    let outside = shale.home().join("outside");
+    fs::write(&outside, "outside")?;
+    let (stop, pause) = (AtomicBool::new(false), AtomicU64::new(FIRST_PAUSE_MICROS));
     std::thread::scope(|scope| {
-        scope.spawn(|| change(tree.path(), &stop));
-        let pushed = push_and_check(&shale, &source);
+        scope.spawn(|| change(tree.path(), &outside, &pause, &stop));
+        let pushed = push_and_check(&shale, &source, &pause);
         stop.store(true, Ordering::Relaxed);
         pushed
     })
 }
 
-/// Longest time between two changes: a push of the tree takes some milliseconds.
-const LONGEST_PAUSE_MICROS: u64 = 20_000;
+/// Longest time between two changes at first: a push of the tree takes some milliseconds. It is halved by each push
+/// that met none and doubled by each that met one, because how fast pushes are depends on what else the machine does.
+const FIRST_PAUSE_MICROS: u64 = 20_000;
+const PAUSES_MICROS: RangeInclusive<u64> = 20..=200_000;
 
 /// How often each outcome must be seen.
 const ENOUGH: usize = 3;
@@ -73,7 +80,7 @@ const ENOUGH: usize = 3;
 const MOST_ROUNDS: usize = 200;
 
 /// Pushes until enough of them met a change and were refused, and enough were accepted: those are file systems.
-fn push_and_check(shale: &Shale, source: &str) -> Result<()> {
+fn push_and_check(shale: &Shale, source: &str, pause: &AtomicU64) -> Result<()> {
     let (mut refused, mut accepted) = (0, 0);
     for round in 0..MOST_ROUNDS {
         if refused >= ENOUGH && accepted >= ENOUGH {
@@ -81,6 +88,16 @@ fn push_and_check(shale: &Shale, source: &str) -> Result<()> {
             return Ok(());
         }
         let ended = limited(shale, &["push", source, "test/tree"], b"")?;
+        let longest = pause.load(Ordering::Relaxed);
+        let next = if ended.code == 0 {
+            longest / 2
+        } else {
+            longest * 2
+        };
+        pause.store(
+            next.clamp(*PAUSES_MICROS.start(), *PAUSES_MICROS.end()),
+            Ordering::Relaxed,
+        );
         if ended.code != 0 {
             ended
                 .expect(1, "d-")
@@ -95,84 +112,6 @@ fn push_and_check(shale: &Shale, source: &str) -> Result<()> {
         fs::remove_file(disk)?;
     }
     bail!("{refused} pushes met a change, and {accepted} met none, of {MOST_ROUNDS}")
-}
-
-/// A small file system of its own.
-fn small_disk(directory: &Path, megabytes: u64) -> Result<LoopMount> {
-    let image = directory.join("small.ext4");
-    fs::File::create(&image)?.set_len(megabytes << 20)?;
-    run(tool("mke2fs")?
-        .args(["-q", "-t", "ext4", "-m", "0"])
-        .arg(&image))?;
-    LoopMount::new(&image, "rw")
-}
-
-/// Bytes in use on the file system that holds `path`.
-fn used(path: &Path) -> Result<u64> {
-    let state = rustix::fs::statvfs(path)?;
-    Ok((state.f_blocks - state.f_bfree) * state.f_frsize)
-}
-
-#[test]
-fn privileged_a_push_onto_a_full_disk_fails_and_leaves_nothing() -> Result<()> {
-    need_root()?;
-    let shale = Shale::new()?;
-    let work = tempfile::tempdir_in("/var/tmp")?;
-    let disk = small_disk(work.path(), 64)?;
-    let tree = tempfile::tempdir_in("/var/tmp")?;
-    fs::write(tree.path().join("small"), "small")?;
-    let source = tree.path().display().to_string();
-    let state = disk.path().join("state");
-    let command = |args: &[&str]| {
-        let mut command = limited_command(&shale, args);
-        command.env("SHALE_STATE", &state);
-        command
-    };
-    ended(&mut command(&["push", &source, "test/small"]))?.expect(0, "")?;
-    let before = used(&disk.path())?;
-    fs::write(
-        tree.path().join("large"),
-        Random::printed("full").bytes(100 << 20),
-    )?;
-    ended(&mut command(&["push", &source, "test/large"]))?.expect(1, "No space left")?;
-    // The next command sweeps what is left, and there is room again. RocksDB writes a log of 100 KB each time.
-    let listed = run(command(&["template", "ls"]).stderr(Stdio::inherit()))?;
-    ensure!(
-        listed.contains("small") && !listed.contains("large"),
-        "{listed}"
-    );
-    let after = used(&disk.path())?;
-    ensure!(
-        after < before + (2 << 20),
-        "{before} bytes were used before, {after} after"
-    );
-    fs::remove_file(tree.path().join("large"))?;
-    fs::write(tree.path().join("other"), "other")?;
-    ended(&mut command(&["push", &source, "test/other"]))?.expect(0, "")?;
-    disk.unmount()
-}
-
-#[test]
-fn privileged_an_export_onto_a_full_disk_fails_and_leaves_nothing() -> Result<()> {
-    need_root()?;
-    let shale = Shale::new()?;
-    let work = tempfile::tempdir_in("/var/tmp")?;
-    let disk = small_disk(work.path(), 32)?;
-    let tree = tempfile::tempdir_in("/var/tmp")?;
-    fs::write(
-        tree.path().join("large"),
-        Random::printed("full").bytes(60 << 20),
-    )?;
-    run(shale
-        .command()
-        .arg("push")
-        .arg(tree.path())
-        .arg("test/tree"))?;
-    let target = disk.path().join("disk.raw");
-    let target = target.display().to_string();
-    limited(&shale, &["export", "test/tree", &target], b"")?.expect(1, "No space left")?;
-    ensure!(!Path::new(&target).exists(), "half a disk is left");
-    disk.unmount()
 }
 
 #[test]

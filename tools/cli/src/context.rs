@@ -11,7 +11,7 @@ use shale_client::{Address, AddressError, Settings, Trust};
 use shale_files::{DirFiles, LockError};
 use shale_hostd::api::{Credentials, Repository};
 use shale_hostd::{Composer, HostDirs, Image, Place, boot_id, private_dir, registry_url};
-use shale_model::{Catalog, Platform, Reference, TemplateId, TemplateIndex};
+use shale_model::{Catalog, Platform, Reference, SeamResult, Sink, TemplateId, TemplateIndex};
 use shale_view::{
     Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, Overlay, RetrySettings,
 };
@@ -20,7 +20,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, bytes, note, parse_bytes};
-use crate::patience::{Patience, Patient};
+use crate::patience::{Patience, Patient, PatientSink};
 use crate::progress::ProgressMode;
 
 /// Caches beside the host's, for commands that run while the host service has that one: more than people start at
@@ -240,6 +240,18 @@ impl Context {
             patience: self.patience(place),
             runtime: self.runtime.handle().clone(),
         })
+    }
+
+    /// Begins a push into `place`, with a word when a registry is waited for. What takes long in a directory is work.
+    pub(crate) fn sink(&self, place: &Place) -> SeamResult<Box<dyn Sink>> {
+        match place {
+            Place::Local(_) => place.sink(),
+            Place::Remote { .. } => {
+                let (patience, runtime) = (self.patience(place), self.runtime.handle().clone());
+                let opened = PatientSink::open(patience, runtime, || place.sink())?;
+                Ok(Box::new(opened))
+            }
+        }
     }
 
     fn patience(&self, place: &Place) -> Arc<Patience> {

@@ -10,7 +10,7 @@ use shale_files::{FileError, LockError};
 use shale_fusefs::MountError;
 use shale_hostd::{ComposeError, HostError, PlaceError};
 use shale_ingest::{PushError, SourceError};
-use shale_model::{FormatError, Problem, SeamError, Trouble};
+use shale_model::{ComposeError as FoldError, FormatError, Problem, SeamError, Trouble};
 use shale_nbd::ListenError;
 use shale_repo::InitError;
 use shale_view::{CacheError, OverlayError, PlanFileError, ReadError};
@@ -147,6 +147,7 @@ fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
             ComposeError::Seam(error) => Some(error),
             ComposeError::Read(error) => Some(error),
             ComposeError::Plan(error) => Some(error),
+            ComposeError::Compose(error) => Some(error),
             _ => None,
         };
     }
@@ -205,6 +206,17 @@ fn of_others(error: &(dyn Error + 'static)) -> Advice {
     if let Some(LockError::Held { .. }) = error.downcast_ref() {
         return exit(Exit::Conflict)
             .hint("end the process that uses it, or wait until it has ended");
+    }
+    match error.downcast_ref() {
+        // No push makes such a layer: the lowest goes onto nothing, and links lead into their own.
+        Some(FoldError::NotDirectory { layer: 0, .. } | FoldError::LinkTarget { .. }) => {
+            return exit(Exit::Integrity).hint(DAMAGED);
+        }
+        Some(FoldError::NotDirectory { .. }) => {
+            return exit(Exit::Conflict)
+                .hint("push the layer again with the base that it goes onto");
+        }
+        Some(FoldError::TooManyLayers(_) | FoldError::TooManyEntries) | None => {}
     }
     if let Some(CacheError::TooSmall(_)) = error.downcast_ref() {
         return exit(Exit::Usage).hint("give it more with --cache-size");
@@ -397,7 +409,7 @@ fn of_file(error: &FileError) -> Advice {
 mod tests {
     use std::path::PathBuf;
 
-    use shale_model::{ChunkId, PlanId, TreePath};
+    use shale_model::{ChunkId, DeviceError, PlanId, TreePath};
 
     use super::*;
 
@@ -493,6 +505,51 @@ mod tests {
                 "damaged",
             ),
             (refused(Trouble::Invalid).into(), Exit::Integrity, "damaged"),
+            // Layers that do not fold, bare and where they are composed.
+            (
+                FoldError::NotDirectory {
+                    layer: 1,
+                    path: TreePath::root(),
+                }
+                .into(),
+                Exit::Conflict,
+                "with the base",
+            ),
+            (
+                ComposeError::Compose(FoldError::LinkTarget {
+                    layer: 1,
+                    path: TreePath::root(),
+                })
+                .into(),
+                Exit::Integrity,
+                "damaged",
+            ),
+            (
+                FoldError::NotDirectory {
+                    layer: 0,
+                    path: TreePath::root(),
+                }
+                .into(),
+                Exit::Integrity,
+                "damaged",
+            ),
+            (FoldError::TooManyLayers(9999).into(), Exit::Failure, ""),
+            // A disk that cannot be read, and one that is full.
+            (
+                DeviceError::below(refused(Trouble::Denied)).into(),
+                Exit::Denied,
+                "--token-file",
+            ),
+            (
+                DeviceError::below(ReadError::Missing(chunk)).into(),
+                Exit::Integrity,
+                "damaged",
+            ),
+            (
+                DeviceError::NoSpace("no room".into()).into(),
+                Exit::Failure,
+                "",
+            ),
             (
                 refused(Trouble::Denied).into(),
                 Exit::Denied,

@@ -36,8 +36,8 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Push(_) = cli.command {
-        memory::set_up_for_push();
+    if matches!(cli.command, Command::Push(_) | Command::Server(_)) {
+        memory::keep_small();
     }
     let debug = cli.global.debug;
     let done = Context::new(cli.global).and_then(|context| cli.command.run(&context));

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use shale_model::{
-    BoxFuture, Catalog, ChunkId, Fetch, LayerId, Location, PackId, RefName, SeamError, SeamResult,
-    TemplateId, TemplateIndex, Trouble,
+    BoxFuture, Catalog, ChunkId, Fetch, LayerId, Location, PackId, PackWriter, RefName, SeamError,
+    SeamResult, Sink, TemplateId, TemplateIndex, Trouble,
 };
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
@@ -172,6 +172,61 @@ impl Fetch for Patient<dyn Fetch> {
 
     fn read(&self, pack: PackId, offset: u64, len: u64) -> BoxFuture<'_, SeamResult<Vec<u8>>> {
         Box::pin(self.patience.watch(self.inner.read(pack, offset, len)))
+    }
+}
+
+/// A push whose waits are told: for its opening, and for all answers. Packs are sent beside it, and how far that has
+/// come is its progress.
+pub(crate) struct PatientSink {
+    inner: Box<dyn Sink>,
+    patience: Arc<Patience>,
+    runtime: Handle,
+}
+
+impl PatientSink {
+    /// Opens it.
+    pub(crate) fn open(
+        patience: Arc<Patience>,
+        runtime: Handle,
+        open: impl FnOnce() -> SeamResult<Box<dyn Sink>>,
+    ) -> SeamResult<Self> {
+        let inner = patience.watch_blocking(&runtime, open)?;
+        Ok(Self {
+            inner,
+            patience,
+            runtime,
+        })
+    }
+}
+
+impl Sink for PatientSink {
+    fn missing(&self, ids: &[ChunkId]) -> SeamResult<Vec<bool>> {
+        let call = || self.inner.missing(ids);
+        self.patience.watch_blocking(&self.runtime, call)
+    }
+
+    fn new_pack(&self) -> SeamResult<Box<dyn PackWriter + '_>> {
+        self.inner.new_pack()
+    }
+
+    fn put_layer(&self, root: &[u8]) -> SeamResult<LayerId> {
+        let call = || self.inner.put_layer(root);
+        self.patience.watch_blocking(&self.runtime, call)
+    }
+
+    fn put_template(&self, json: &[u8]) -> SeamResult<TemplateId> {
+        let call = || self.inner.put_template(json);
+        self.patience.watch_blocking(&self.runtime, call)
+    }
+
+    fn set_ref(
+        &self,
+        name: &RefName,
+        expected: Option<&TemplateIndex>,
+        new: &TemplateIndex,
+    ) -> SeamResult<()> {
+        let call = || self.inner.set_ref(name, expected, new);
+        self.patience.watch_blocking(&self.runtime, call)
     }
 }
 

@@ -13,7 +13,7 @@ use shale_model::{PlanId, TemplateId, Trouble};
 
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 2;
+pub const API_VERSION: u32 = 3;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;
@@ -259,8 +259,10 @@ pub struct LoginTime {
     pub seconds: f64,
     /// Seconds of these in which reads of this host's guests waited for content.
     pub waited_seconds: f64,
-    /// Bytes that were fetched in that time.
+    /// Bytes that were fetched in that time because reads waited for them.
     pub fetched_bytes: u64,
+    /// Bytes of the boot set that came in that time.
+    pub boot_set_bytes: u64,
 }
 
 /// An instance as it is shown; its JSON is a stable interface.
@@ -348,10 +350,36 @@ pub struct ShownDisk {
     pub content_bytes: u64,
     /// Bytes of these that this host has.
     pub local_bytes: u64,
+    /// Whether the rest is on its way.
+    pub fill: Fill,
     /// Seconds that reads of this host's guests waited for content since the service started.
     pub waited_seconds: f64,
     /// Why a read waits now.
     pub stall: Option<String>,
+}
+
+/// How the content of an instance comes to this host before its guest asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Fill {
+    /// It does not: fills are off, the repository is on this machine, or the instance is stopped.
+    Off,
+    /// It is on its way.
+    Running,
+    /// The source failed and is asked again later.
+    Waiting {
+        /// Why.
+        reason: String,
+    },
+    /// All of it was brought.
+    Whole,
+    /// The cache has no room for more.
+    CacheFull,
+    /// The plan cannot be read.
+    Damaged {
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// The serial console of an instance.

@@ -153,6 +153,12 @@ impl Composer {
         self.keep(id, template, &composed)
     }
 
+    /// Whether a plan of this template was kept.
+    pub(crate) fn has_plan(&self, id: TemplateId) -> bool {
+        let files = self.plan_files(id);
+        files.is_ok_and(|files| kept_plan(&files, id).is_some())
+    }
+
     /// Lays out a template that was composed, and keeps the plan.
     pub fn keep(
         &self,
@@ -161,9 +167,9 @@ impl Composer {
         composed: &Composed,
     ) -> Result<Image, ComposeError> {
         let parts = self.lay_out(id, &template, template.machine.disk_bytes, composed)?;
-        let (plan_id, bytes) = parts.encode();
+        let (plan_id, head) = parts.head();
         let files = self.plan_files(id)?;
-        let kept = keep_plan(&files, id, plan_id, &bytes);
+        let kept = keep_plan(&files, id, plan_id, [&head, &parts.synthesised]);
         kept.map_err(|source| ComposeError::Keep { id, source })?;
         let plan = open_plan(&self.plan_path(plan_id), plan_id)?;
         Ok(Image {
@@ -318,18 +324,26 @@ fn keep_plan(
     files: &dyn Files,
     id: TemplateId,
     plan: PlanId,
-    bytes: &[u8],
+    bytes: [&[u8]; 2],
 ) -> Result<(), FileError> {
     let hex = plan.hex();
-    for (name, content) in [
+    let named: &[&[u8]] = &[hex.as_bytes()];
+    for (name, parts) in [
         (
             FilePath::new(&format!("{hex}.plan")).unwrap_or_default(),
-            bytes,
+            &bytes[..],
         ),
-        (name_of(id), hex.as_bytes()),
+        (name_of(id), named),
     ] {
         let temp = FilePath::new(&unique(&hex)?).unwrap_or_default();
-        put_durably(files, &temp, &name, |file| file.write_at(0, content))?;
+        put_durably(files, &temp, &name, |file| {
+            let mut at = 0;
+            for part in parts {
+                file.write_at(at, part)?;
+                at += part.len() as u64;
+            }
+            Ok::<_, FileError>(())
+        })?;
     }
     Ok(())
 }

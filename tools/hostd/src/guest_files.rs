@@ -11,6 +11,7 @@ use shale_model::BlockDevice;
 use tokio::runtime::Handle;
 
 use crate::patience::Patience;
+use crate::read_ahead::ReadAhead;
 
 /// Where Debian and its relatives, then others, have the kernel of the next boot.
 const KERNELS: [&str; 3] = ["/vmlinuz", "/boot/vmlinuz", "/boot/vmlinuz-linux"];
@@ -106,6 +107,7 @@ struct DiskReader {
     disk: Arc<dyn BlockDevice>,
     runtime: Handle,
     patience: Patience,
+    ahead: ReadAhead,
     spread: Option<Spread>,
 }
 
@@ -121,27 +123,40 @@ struct Spread {
 
 impl DiskReader {
     fn new(disk: Arc<dyn BlockDevice>, runtime: Handle, patience: Patience) -> Self {
-        let spread = None;
         Self {
             disk,
             runtime,
             patience,
-            spread,
+            ahead: ReadAhead::default(),
+            spread: None,
         }
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Problem> {
-        let end = offset.checked_add(buffer.len() as u64);
-        if end.is_none_or(|end| end > self.disk.size()) {
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Problem> {
+        let wanted = buffer.len() as u64;
+        let inside = offset
+            .checked_add(wanted)
+            .is_some_and(|end| end <= self.disk.size());
+        if !inside {
             return Err(Problem("a read leaves the disk".into()));
         }
+        if self.ahead.read(offset, buffer) {
+            return Ok(());
+        }
+        let window = self.ahead.window(offset, wanted);
+        let mut bytes = vec![0; window.min(self.disk.size() - offset) as usize];
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                read = self.disk.read(offset, buffer) => read.map_err(|e| Problem(e.to_string())),
+                read = self.disk.read(offset, &mut bytes) => {
+                    read.map_err(|e| Problem(e.to_string()))
+                }
                 error = self.patience.ended() => Err(Problem(error.to_string())),
             }
-        })
+        })?;
+        buffer.copy_from_slice(&bytes[..buffer.len()]);
+        self.ahead.keep(offset, bytes);
+        Ok(())
     }
 }
 
@@ -492,10 +507,10 @@ mod tests {
             .ok()
             .unwrap();
         let looked: BTreeSet<usize> = seen.1.lock().unwrap().iter().cloned().flatten().collect();
-        // Most of a block of metadata is zeros that nobody looks at.
+        // Most of a block of metadata is zeros, or the ones that end a bitmap, which nobody looks at.
         let metadata = looked
             .into_iter()
-            .filter(|at| ![0, 3].contains(&disk_bytes[*at]));
+            .filter(|at| ![0, 3, 0xff].contains(&disk_bytes[*at]));
         let metadata: Vec<usize> = metadata.collect();
         let (mut read, mut refused) = (0, 0);
         std::panic::set_hook(Box::new(|_| {}));

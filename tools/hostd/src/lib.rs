@@ -21,6 +21,7 @@ mod logs;
 mod name;
 mod patience;
 mod place;
+mod read_ahead;
 mod record;
 mod renewed;
 mod seed;

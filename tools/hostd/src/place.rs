@@ -6,7 +6,7 @@ use std::sync::Arc;
 use shale_client::{RemoteRegistry, SetupError};
 use shale_files::{DirFiles, FileError};
 use shale_index::{IndexReader, RocksIndex};
-use shale_model::{Catalog, ChunkIndex, Fetch, SeamError, SeamResult, Sink};
+use shale_model::{BootSets, Catalog, ChunkIndex, Fetch, SeamError, SeamResult, Sink};
 use shale_repo::{Access, InitError, Repository};
 use tokio::runtime::Handle;
 
@@ -132,6 +132,14 @@ impl Place {
         match self {
             Place::Local(repository) => repository.clone(),
             Place::Remote { registry, .. } => Arc::new(registry.clone()),
+        }
+    }
+
+    /// What boots read; nothing for a repository on this machine, whose content needs not be brought.
+    pub fn boot_sets(&self) -> Option<Arc<dyn BootSets>> {
+        match self {
+            Place::Local(_) => None,
+            Place::Remote { registry, .. } => Some(Arc::new(registry.clone())),
         }
     }
 }

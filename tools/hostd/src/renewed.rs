@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use shale_model::{
-    BoxFuture, Catalog, ChunkId, Fetch, LayerId, Location, PackId, RefName, SeamError, SeamResult,
-    TemplateId, TemplateIndex, Trouble,
+    BootSet, BootSets, BoxFuture, Catalog, ChunkId, Fetch, LayerId, Location, PackId, RefName,
+    SeamError, SeamResult, TemplateId, TemplateIndex, Trouble,
 };
 
 use crate::api::Repository;
@@ -55,6 +55,18 @@ impl Renewed {
         }
     }
 
+    async fn boot_sets<T, F: Future<Output = SeamResult<T>>>(
+        &self,
+        question: impl Fn(Arc<dyn BootSets>) -> F,
+    ) -> SeamResult<T> {
+        let ask = |place: Place| place.boot_sets().map(&question);
+        let none = || SeamError::new(Trouble::NotFound, "ask for boot sets of a directory");
+        match ask(self.place()).ok_or_else(none)?.await {
+            Err(error) => ask(self.after(error)?).ok_or_else(none)?.await,
+            answer => answer,
+        }
+    }
+
     async fn fetch<T, F: Future<Output = SeamResult<T>>>(
         &self,
         question: impl Fn(Arc<dyn Fetch>) -> F,
@@ -94,5 +106,21 @@ impl Fetch for Renewed {
 
     fn read(&self, pack: PackId, offset: u64, len: u64) -> BoxFuture<'_, SeamResult<Vec<u8>>> {
         Box::pin(self.fetch(move |fetch| async move { fetch.read(pack, offset, len).await }))
+    }
+}
+
+impl BootSets for Renewed {
+    fn boot_set(&self, template: TemplateId) -> BoxFuture<'_, SeamResult<Option<BootSet>>> {
+        Box::pin(self.boot_sets(move |boots| async move { boots.boot_set(template).await }))
+    }
+
+    fn add_trace<'a>(
+        &'a self,
+        template: TemplateId,
+        chunks: &'a [ChunkId],
+    ) -> BoxFuture<'a, SeamResult<()>> {
+        Box::pin(
+            self.boot_sets(move |boots| async move { boots.add_trace(template, chunks).await }),
+        )
     }
 }

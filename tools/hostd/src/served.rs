@@ -6,9 +6,9 @@ use std::sync::Arc;
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
 use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
-use shale_view::{Disk, Overlay, View, open_plan};
+use shale_view::{Disk, FillState, Overlay, Trace, View, open_plan};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::dirs::boot_id;
@@ -21,13 +21,16 @@ pub(crate) struct Served {
     overlay: Arc<Overlay>,
     end: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
+    fill: JoinHandle<()>,
+    filled: watch::Receiver<FillState>,
 }
 
 impl Served {
-    /// Opens plan and overlay and listens on `socket`. Blocks; the server runs on `runtime`.
+    /// Opens plan and overlay, listens on `socket`, and begins to fill the cache with what the plan names. Blocks;
+    /// server and fill run on `runtime`. What is read is noted in the trace.
     pub(crate) fn open(
         source: &Source,
-        plan: PlanId,
+        (plan, trace): (PlanId, Option<Arc<Trace>>),
         overlay: &Path,
         socket: &Path,
         runtime: &Handle,
@@ -37,7 +40,16 @@ impl Served {
             boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
         let overlay = Overlay::open(&DirFiles::open(overlay)?, plan, boot)?;
         let overlay = Arc::new(overlay);
-        let view = Arc::new(View::new(plan_file, source.reader.clone()));
+        let view = View::new(plan_file, source.reader.clone());
+        let view = Arc::new(match trace {
+            Some(trace) => view.traced(trace),
+            None => view,
+        });
+        let (state, filled) = watch::channel(FillState::Running);
+        let fill = runtime.spawn({
+            let (filler, view) = (source.filler.clone(), view.clone());
+            async move { filler.fill(&view, &state).await }
+        });
         let disk = Arc::new(Disk::writable(view, overlay.clone()));
         let export = Export::new(disk.clone(), Access::ReadWrite);
         let server = Server::new(Exports::single(export)?, Settings::default());
@@ -56,7 +68,14 @@ impl Served {
             overlay,
             end,
             server,
+            fill,
+            filled,
         })
+    }
+
+    /// How far the disk's content is on its way to this host.
+    pub(crate) fn filled(&self) -> FillState {
+        self.filled.borrow().clone()
     }
 
     /// The disk.
@@ -66,6 +85,7 @@ impl Served {
 
     /// Ends the server when all that clients sent is answered, and makes what they wrote durable.
     pub(crate) async fn close(self) -> HostResult<()> {
+        self.fill.abort();
         let _ = self.end.send(());
         // A server that failed has closed its connections too.
         let _ = self.server.await;

@@ -3,11 +3,16 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use shale_client::{Address, AddressError};
-use shale_model::{Catalog, Fetch, Platform, Reference, TemplateId};
-use shale_view::{Cache, ChunkReader, Counters, RetrySettings};
+use shale_model::{BootSets, Catalog, Fetch, Platform, Reference, TemplateId};
+use shale_view::{
+    Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings, Trace,
+};
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::api::Repository;
 use crate::compose::Composer;
@@ -23,14 +28,57 @@ pub fn registry_url(host: &str) -> Result<String, AddressError> {
     Ok(host.parse::<Address>()?.to_string())
 }
 
+/// How long a service that ends waits for registries that it tells of boots.
+const TELL_WITHIN: Duration = Duration::from_secs(3);
+
 /// A repository with what reads it. All of a host's share one cache.
 pub(crate) struct Source {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) reader: Arc<ChunkReader>,
     pub(crate) composer: Composer,
+    /// Brings what instances from here have not read yet.
+    pub(crate) filler: Arc<Filler>,
+    /// What boots read, where that is kept.
+    boots: Option<Arc<dyn BootSets>>,
+    /// What it is being told of boots.
+    telling: Mutex<JoinSet<()>>,
 }
 
 impl Source {
+    /// Brings what boots of a template read, if that is known: a machine is about to. Without it, it boots as well.
+    pub(crate) fn bring_boot_set(&self, template: TemplateId) {
+        let Some(boots) = self.boots.clone() else {
+            return;
+        };
+        let (filler, reader) = (self.filler.clone(), self.reader.clone());
+        self.composer.runtime.spawn(async move {
+            if let Ok(Some(set)) = boots.boot_set(template).await {
+                let _ = filler.bring_boot_set(&reader, &set).await;
+            }
+        });
+    }
+
+    /// Tells what a boot of a template read, for the next host. If that cannot be told, another boot will.
+    pub(crate) fn tell_of_boot(&self, template: TemplateId, trace: &Trace) {
+        let chunks = trace.end();
+        if let Some(boots) = self.boots.clone() {
+            let tell = async move { drop(boots.add_trace(template, &chunks).await) };
+            let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            telling.spawn_on(tell, &self.composer.runtime);
+        }
+    }
+
+    /// Waits for what is being told, but not for long.
+    async fn tell_all(&self) {
+        let mut telling = {
+            let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *telling)
+        };
+        let told = async { while telling.join_next().await.is_some() {} };
+        // Another boot will tell what this one could not.
+        let _ = timeout(TELL_WITHIN, told).await;
+    }
+
     /// The template that a reference means, for the platform of this build. Blocks.
     pub(crate) fn resolve(&self, reference: &Reference) -> HostResult<TemplateId> {
         if let Some(id) = reference.id {
@@ -48,11 +96,15 @@ impl Source {
     }
 }
 
+/// A repository as the parts of a source see it.
+type Seams = (Arc<dyn Catalog>, Arc<dyn Fetch>, Option<Arc<dyn BootSets>>);
+
 /// The sources that were used so far.
 pub(crate) struct Sources {
     open: Arc<OpenPlace>,
     cache: Arc<Cache>,
     counters: Arc<Counters>,
+    fill: FillRate,
     runtime: Handle,
     plans: PathBuf,
     /// One for each way to open a repository: with another token, a registry may show something else.
@@ -65,6 +117,7 @@ impl Sources {
         open: OpenPlace,
         cache: Arc<Cache>,
         counters: Arc<Counters>,
+        fill: FillRate,
         runtime: Handle,
         plans: PathBuf,
     ) -> Self {
@@ -72,6 +125,7 @@ impl Sources {
             open: Arc::new(open),
             cache,
             counters,
+            fill,
             runtime,
             plans,
             opened: Mutex::default(),
@@ -86,6 +140,17 @@ impl Sources {
         &self.cache
     }
 
+    /// Waits until registries know what was read in the boots that they are being told of, but not for long.
+    pub(crate) async fn tell_all(&self) {
+        let opened: Vec<Arc<Source>> = {
+            let known = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().cloned().collect()
+        };
+        for source in opened {
+            source.tell_all().await;
+        }
+    }
+
     /// What reads `repository`. Blocks.
     pub(crate) fn get(&self, repository: &Repository) -> HostResult<Arc<Source>> {
         // Held while a place opens: a local repository can be opened once.
@@ -94,15 +159,21 @@ impl Sources {
             return Ok(source.clone());
         }
         let place = (self.open)(repository).map_err(HostError::Place)?;
-        let (catalog, fetch): (Arc<dyn Catalog>, Arc<dyn Fetch>) =
-            match repository.credentials.token_file {
-                None => (place.catalog(), place.fetch()),
-                Some(_) => {
-                    let renewed = Renewed::new(repository.clone(), self.open.clone(), place);
-                    let renewed = Arc::new(renewed);
-                    (renewed.clone(), renewed)
-                }
-            };
+        let fill = match place {
+            // What a fill would bring is on this machine already.
+            Place::Local(_) => FillRate::Off,
+            Place::Remote { .. } => self.fill,
+        };
+        let boots = place.boot_sets();
+        let (catalog, fetch, boots): Seams = match repository.credentials.token_file {
+            None => (place.catalog(), place.fetch(), boots),
+            Some(_) => {
+                let renewed = Renewed::new(repository.clone(), self.open.clone(), place);
+                let renewed = Arc::new(renewed);
+                let boots = boots.map(|_| renewed.clone() as Arc<dyn BootSets>);
+                (renewed.clone(), renewed, boots)
+            }
+        };
         let reader = ChunkReader::new(
             fetch,
             self.cache.clone(),
@@ -120,6 +191,9 @@ impl Sources {
             catalog,
             reader,
             composer,
+            boots,
+            telling: Mutex::default(),
+            filler: Arc::new(Filler::new(FillSettings::at(fill))),
         });
         known.insert(repository.clone(), source.clone());
         Ok(source)

@@ -28,9 +28,9 @@ struct Args {
     /// How often each contender runs
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     runs: u32,
-    /// The network of rows that have one: rate in each direction, and round trip
-    #[arg(long, default_value = "1000mbit,5ms")]
-    link: Link,
+    /// The network of rows that have one: rate in each direction, and round trip [default: that of the row]
+    #[arg(long)]
+    link: Option<Link>,
 }
 
 /// What every row is given.
@@ -38,8 +38,8 @@ struct Args {
 pub(crate) struct Settings {
     /// How often each contender runs.
     pub(crate) runs: u32,
-    /// The network of rows that have one.
-    pub(crate) link: Link,
+    /// The network of rows that have one, if it is not to be theirs.
+    pub(crate) link: Option<Link>,
 }
 
 fn main() -> Result<()> {

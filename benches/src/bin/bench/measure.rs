@@ -57,6 +57,11 @@ impl<'a> Contender<'a> {
         median(&self.values())
     }
 
+    /// The largest value.
+    pub(crate) fn most(&self) -> f64 {
+        self.values().into_iter().fold(f64::NAN, f64::max)
+    }
+
     /// The median of this one's values in ratio to the other's of the same turn.
     pub(crate) fn ratio_to(&self, other: &Contender<'_>) -> f64 {
         median(&self.ratios_to(other))
@@ -108,25 +113,36 @@ pub(crate) fn seconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
 /// Clock ticks of `/proc`, which is the same on every Linux that we know.
 const TICKS_A_SECOND: f64 = 100.0;
 
+/// Seconds that processors worked for this program.
+pub(crate) fn own_cpu() -> Result<f64> {
+    cpu(11)
+}
+
 /// Seconds that processors worked for all programs that this one has started and waited for.
 pub(crate) fn children_cpu() -> Result<f64> {
+    cpu(13)
+}
+
+/// Two times of `/proc/self/stat`, in user space and in the kernel, after so many fields behind the name.
+fn cpu(skip: usize) -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").context("read /proc/self/stat")?;
-    // The second field is a name that may hold anything; 14 fields on are the times of children.
+    // The second field is a name that may hold anything.
     let (_, fields) = stat
         .rsplit_once(')')
         .context("/proc/self/stat has a name")?;
-    let times = fields.split_whitespace().skip(13).take(2);
+    let times = fields.split_whitespace().skip(skip).take(2);
     let ticks: f64 = times.filter_map(|field| field.parse::<f64>().ok()).sum();
     Ok(ticks / TICKS_A_SECOND)
 }
 
 /// Prints the median and the range of things that are no rivals.
 pub(crate) fn print_alone(unit: &str, measured: &[Contender<'_>]) {
-    let mut table = Table::new(&["", unit, "range"]);
+    let mut table = Table::new(&["", unit, "range", "runs"]);
     for contender in measured {
         let values = contender.values();
         let median = format!("{:.3}", median(&values));
-        table.row(&[contender.name.clone(), median, range(&values)]);
+        let runs = values.len().to_string();
+        table.row(&[contender.name.clone(), median, range(&values), runs]);
     }
     table.print();
 }
@@ -181,6 +197,17 @@ pub(crate) fn median(values: &[f64]) -> f64 {
         0 => f64::NAN,
         n if n % 2 == 1 => sorted[n / 2],
         n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+    }
+}
+
+/// The median, and the range where there are several values, with so many digits behind the point.
+pub(crate) fn spread(values: &[f64], digits: usize) -> String {
+    let median = median(values);
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    match values {
+        [_] => format!("{median:.digits$}"),
+        _ => format!("{median:.digits$} ({least:.digits$} to {most:.digits$})"),
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) struct Shale {
     program: PathBuf,
     directory: PathBuf,
     registry: Option<String>,
+    fills: bool,
 }
 
 impl Shale {
@@ -61,6 +62,7 @@ impl Shale {
             program: built("shale")?,
             directory: directory.to_owned(),
             registry: None,
+            fills: true,
         })
     }
 
@@ -68,6 +70,12 @@ impl Shale {
     pub(crate) fn of_registry(mut self, url: &str) -> Self {
         self.registry = Some(url.to_owned());
         self
+    }
+
+    /// The same, whose host service brings nothing that is not read.
+    pub(crate) fn without_fills(self) -> Self {
+        let fills = false;
+        Self { fills, ..self }
     }
 
     /// File that the standard error of servers goes to.
@@ -85,6 +93,7 @@ impl Shale {
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
             .env("HOME", &self.directory)
+            .envs((!self.fills).then_some(("SHALE_FILL_RATE", "off")))
             .arg("--repository")
             .arg(
                 self.registry

@@ -20,7 +20,8 @@ fn a_registry_does_what_a_repository_does() {
         Store {
             sink: Box::new(remote.push(spool.path()).unwrap()),
             catalog: Box::new(remote.clone()),
-            fetch: Box::new(remote),
+            fetch: Box::new(remote.clone()),
+            boots: Box::new(remote),
         }
     });
     let left: Vec<_> = spool.path().read_dir().unwrap().collect();

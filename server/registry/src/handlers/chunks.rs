@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use shale_model::{Fetch, SeamResult};
+use shale_model::{Fetch, ID_LEN};
 use shale_wire::limits::MAX_IDS_BODY_BYTES;
 use shale_wire::{BINARY_MEDIA_TYPE, Code, decode_ids, encode_locations, route};
 use tokio::runtime::Handle;
@@ -32,14 +32,15 @@ pub(crate) async fn locate(
 ) -> Result<impl IntoResponse, Failure> {
     let most = (BodyKind::Small, MAX_IDS_BODY_BYTES);
     let body = read_body(&shared, &headers, body, most).await?;
-    let ids = decode_ids(&body).map_err(|e| Failure::new(Code::Invalid, chain(&e)))?;
+    let count = body.len() / ID_LEN;
     let (repository, runtime) = (Arc::clone(&shared.repository), Handle::current());
     // The repository's futures block, so they are polled where that is allowed.
-    let work = move || -> SeamResult<_> {
-        let _held = body;
+    let work = move || -> Result<_, Failure> {
+        let ids = decode_ids(&body).map_err(|e| Failure::new(Code::Invalid, chain(&e)))?;
+        drop(body);
         let locations = runtime.block_on(repository.locate(&ids))?;
         Ok(encode_locations(&locations))
     };
-    let table = shared.work.run(work).await?;
+    let table = shared.work.look_up(count, work).await?;
     Ok(([(CONTENT_TYPE, BINARY_MEDIA_TYPE)], table))
 }

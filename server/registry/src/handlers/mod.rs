@@ -1,5 +1,6 @@
 //! The handlers, one file per family of operations.
 
+pub(crate) mod boot_sets;
 pub(crate) mod chunks;
 pub(crate) mod manifests;
 pub(crate) mod packs;

@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
-use shale_model::{LayerId, PackId, SeamError, Sink, TemplateId};
+use shale_model::{ID_LEN, LayerId, PackId, SeamError, Sink, TemplateId};
 use shale_wire::limits::{MAX_IDS_BODY_BYTES, MAX_LAYER_BODY_BYTES, MAX_TEMPLATE_BODY_BYTES};
 use shale_wire::{BINARY_MEDIA_TYPE, Code, PushId, PushOpened, decode_ids, encode_missing, route};
 use tokio::sync::mpsc;
@@ -72,12 +72,13 @@ pub(crate) async fn missing(
     let push = shared.pushes.get(&push, &caller)?;
     let most = (BodyKind::Small, MAX_IDS_BODY_BYTES);
     let body = read_body(&shared, &headers, body, most).await?;
-    let ids = decode_ids(&body).map_err(|e| Failure::new(Code::Invalid, chain(&e)))?;
-    let work = move || {
-        let _held = body;
-        push.missing(&ids)
+    let count = body.len() / ID_LEN;
+    let work = move || -> Result<_, Failure> {
+        let ids = decode_ids(&body).map_err(|e| Failure::new(Code::Invalid, chain(&e)))?;
+        drop(body);
+        Ok(push.missing(&ids)?)
     };
-    let missing = shared.work.run(work).await?;
+    let missing = shared.work.look_up(count, work).await?;
     Ok((
         [(CONTENT_TYPE, BINARY_MEDIA_TYPE)],
         encode_missing(&missing),

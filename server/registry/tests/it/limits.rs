@@ -402,6 +402,19 @@ fn bodies_in_memory_at_once() {
 }
 
 #[test]
+fn ids_looked_up_at_once() {
+    let running = Running::with(|settings| {
+        settings.limits.memory.look_up_ids = 2;
+        settings.limits.work.wait = SHORT;
+    });
+    let push = running.open_push();
+    for path in ["/api/v1/chunks/locate", &format!("{push}/missing")] {
+        assert_busy(&running.send("POST", path, &[], &[7; 3 * 32]));
+        assert_eq!(running.send("POST", path, &[], &[7; 2 * 32]).status, 200);
+    }
+}
+
+#[test]
 fn listings_at_once() {
     let running = Running::with(|settings| {
         settings.limits.memory.listings = 0;

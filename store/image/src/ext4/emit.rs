@@ -35,7 +35,7 @@ pub(super) fn emit(
         places,
         profile,
         geometry,
-        out: Output::new(synthetic),
+        out: Output::new(synthetic, synthesised_bytes(tree, synthetic)),
         usage: Usage::new(geometry, blocks),
         parents: parents(tree),
         directory: Vec::new(),
@@ -62,6 +62,16 @@ pub(super) fn emit(
         out.block(geometry.first_block(group), &block);
     }
     Ok(out.finish(options.template, options.disk_bytes))
+}
+
+/// About as many bytes as will be synthesised: inodes, directories, merged files, and some blocks of the file system's
+/// own.
+fn synthesised_bytes(tree: &Tree, synthetic: &Synthetic) -> usize {
+    const OTHERS: usize = 64 * BLOCK_BYTES;
+    let directory = |(_, node): &(NodeId, &Node)| matches!(node.data, NodeData::Directory(_));
+    let directories = tree.ids().filter(directory).count();
+    let merged: usize = synthetic.values().map(Vec::len).sum();
+    tree.nodes().len() * INODE_BYTES + directories * BLOCK_BYTES + merged + OTHERS
 }
 
 struct Writer<'a> {

@@ -26,13 +26,15 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn new(synthetic: &'a Synthetic) -> Self {
+    /// An empty plan with room for `bytes` of synthesised bytes: what is not used is never touched, and growing would
+    /// copy what is there already.
+    pub(super) fn new(synthetic: &'a Synthetic, bytes: usize) -> Self {
         Self {
             synthetic,
             runs: Vec::new(),
             chunks: Vec::new(),
             content: 0,
-            synthesised: Vec::new(),
+            synthesised: Vec::with_capacity(bytes),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The three-way merge of a file by its records.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::rules::{Format, SUB_IDS};
 use super::{columns, stanza};
@@ -93,18 +93,20 @@ pub(super) fn write(format: &Format, records: &[Record<'_>]) -> Vec<u8> {
 ///
 /// The order is that of `ours`; what is added comes last, in the order of `theirs`.
 pub(super) fn unite<'a>(format: &Format, sides: Sides<Vec<Record<'a>>>) -> United<'a> {
-    let by_key = |records: &[Record<'a>]| -> HashMap<Vec<u8>, Cow<'a, [u8]>> {
-        let pair = |r: &Record<'a>| (r.key.clone(), r.text.clone());
-        records.iter().map(pair).collect()
+    // Keys are unique within a file.
+    let by_key = |records: &[Record<'a>]| -> HashMap<Vec<u8>, usize> {
+        let keys = records.iter().map(|record| record.key.clone());
+        keys.zip(0..).collect()
     };
     let base = by_key(&sides.base);
-    let mut theirs = by_key(&sides.theirs);
+    let theirs = by_key(&sides.theirs);
+    let was = |key: &[u8]| base.get(key).map(|at| &sides.base[*at].text);
     let mut united = United::default();
-    let mut kept = HashSet::new();
+    // Which of theirs we have too.
+    let mut common = vec![false; sides.theirs.len()];
     for ours in sides.ours {
-        kept.insert(ours.key.clone());
-        let was = base.get(&ours.key);
-        let Some(new) = theirs.remove(&ours.key) else {
+        let was = was(&ours.key);
+        let Some(at) = theirs.get(&ours.key).copied() else {
             // They removed it, or never had it.
             match was {
                 None => united.records.push(ours),
@@ -113,15 +115,17 @@ pub(super) fn unite<'a>(format: &Format, sides: Sides<Vec<Record<'a>>>) -> Unite
             }
             continue;
         };
-        let text = if new == ours.text || was == Some(&new) {
+        common[at] = true;
+        let new = &sides.theirs[at].text;
+        let text = if *new == ours.text || was == Some(new) {
             ours.text
         } else if was == Some(&ours.text) {
-            new
+            new.clone()
         } else {
             let change = Change {
                 base: was.map(|text| &**text),
                 ours: &ours.text,
-                theirs: &new,
+                theirs: new,
             };
             match combine(format, &change) {
                 Combined::Fits(text) => Cow::Owned(text),
@@ -134,11 +138,11 @@ pub(super) fn unite<'a>(format: &Format, sides: Sides<Vec<Record<'a>>>) -> Unite
         let key = ours.key;
         united.records.push(Record { key, text });
     }
-    for new in sides.theirs {
-        if kept.contains(&new.key) {
+    for (new, common) in sides.theirs.into_iter().zip(common) {
+        if common {
             continue;
         }
-        match base.get(&new.key) {
+        match was(&new.key) {
             // We removed it, and they left it as it was.
             Some(was) if *was == new.text => continue,
             Some(_) => united.clashes.push(new.key.clone()),
@@ -180,9 +184,14 @@ fn lines<'a>(
 /// The lines of a file without their ends; the last need not have one.
 pub(super) fn split_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let whole = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    whole
-        .split(|&b| b == b'\n')
-        .filter(move |_| !bytes.is_empty())
+    let mut start = (!bytes.is_empty()).then_some(0);
+    let mut ends = memchr::memchr_iter(b'\n', whole);
+    std::iter::from_fn(move || {
+        let line = start?;
+        let end = ends.next();
+        start = end.map(|end| end + 1);
+        Some(&whole[line..end.unwrap_or(whole.len())])
+    })
 }
 
 pub(super) fn check_length(record: &[u8], line: usize) -> Result<(), Malformed> {

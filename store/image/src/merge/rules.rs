@@ -66,6 +66,9 @@ pub(super) enum Column {
 pub(super) struct Rule {
     /// A path from the root; `*` stands for any bytes of one name, `**` for any number of names.
     pattern: &'static str,
+    /// Bytes of the pattern before its first `*`: what a path must begin with. Comparing these first spares nearly
+    /// every path of a layer the walk through the patterns, which was a third of a merge's time.
+    literal: usize,
     /// What holds for the paths that match.
     pub(super) how: How,
 }
@@ -111,10 +114,7 @@ static RULES: &[Rule] = &[
     records("etc/subuid", Format::SubIds),
     records("etc/subgid", Format::SubIds),
     records("etc/shells", Format::Lines),
-    Rule {
-        pattern: "etc/ld.so.cache",
-        how: How::LoaderCache,
-    },
+    rule("etc/ld.so.cache", How::LoaderCache),
     records("var/lib/dpkg/status", Format::Stanzas(PACKAGE)),
     records("var/lib/dpkg/diversions", Format::Triples),
     // User, group, mode, path.
@@ -170,24 +170,39 @@ static RULES: &[Rule] = &[
     last("var/lib/plocate/plocate.db", INDEX),
 ];
 
+const fn rule(pattern: &'static str, how: How) -> Rule {
+    let bytes = pattern.as_bytes();
+    let mut literal = 0;
+    while literal < bytes.len() && bytes[literal] != b'*' {
+        literal += 1;
+    }
+    Rule {
+        pattern,
+        literal,
+        how,
+    }
+}
+
 const fn records(pattern: &'static str, format: Format) -> Rule {
-    let how = How::Records(format, OnClash::Conflict);
-    Rule { pattern, how }
+    rule(pattern, How::Records(format, OnClash::Conflict))
 }
 
 const fn newest(pattern: &'static str, format: Format) -> Rule {
-    let how = How::Records(format, OnClash::LastWins);
-    Rule { pattern, how }
+    rule(pattern, How::Records(format, OnClash::LastWins))
 }
 
 const fn last(pattern: &'static str, reason: &'static str) -> Rule {
-    let how = How::LastWins(reason);
-    Rule { pattern, how }
+    rule(pattern, How::LastWins(reason))
 }
 
 /// The rule for `path`, if one names it.
 pub(super) fn rule_for(path: &TreePath) -> Option<How> {
-    let found = RULES.iter().find(|rule| path_matches(rule.pattern, path))?;
+    let begins = |rule: &&Rule| {
+        let literal = &rule.pattern.as_bytes()[..rule.literal];
+        path.as_bytes().starts_with(literal)
+    };
+    let mut candidates = RULES.iter().filter(begins);
+    let found = candidates.find(|rule| path_matches(rule.pattern, path))?;
     Some(found.how)
 }
 
@@ -219,6 +234,21 @@ mod tests {
         ] {
             let found = rule_for(&TreePath::new(path.as_bytes()).unwrap());
             assert!(found.is_none(), "{path}: {found:?}");
+        }
+    }
+
+    /// Every rule is found by a path that it matches and no rule before it does.
+    #[test]
+    fn every_rule_can_be_found() {
+        for (at, rule) in RULES.iter().enumerate() {
+            let path = rule.pattern.replace("**", "x/y").replace('*', "z");
+            let path = TreePath::new(path.as_bytes()).unwrap();
+            let first = RULES
+                .iter()
+                .position(|rule| path_matches(rule.pattern, &path));
+            assert_eq!(first, Some(at), "{path}");
+            let found = rule_for(&path).map(|how| format!("{how:?}"));
+            assert_eq!(found, Some(format!("{:?}", rule.how)), "{path}");
         }
     }
 

@@ -32,12 +32,17 @@ pub(super) fn parse<'a>(bytes: &'a [u8], keys: &[&str]) -> Result<Vec<Record<'a>
 fn stanza<'a>(text: &'a [u8], line: usize, keys: &[&str]) -> Result<Record<'a>, Malformed> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     check_length(text, line)?;
-    let fields = fields(text);
-    let value = |key: &&str| {
-        let named = |field: &&Field<'_>| field.name.eq_ignore_ascii_case(key.as_bytes());
-        fields.iter().find(named).map(Field::value)
-    };
-    let values: Vec<_> = keys.iter().map(value).collect();
+    let mut values = vec![None; keys.len()];
+    for field in fields(text) {
+        let named = |key: &&str| field.name.eq_ignore_ascii_case(key.as_bytes());
+        if let Some(at) = keys.iter().position(named) {
+            values[at].get_or_insert(field.value());
+        }
+        // They come early in a stanza, and descriptions after them are long.
+        if values.iter().all(Option::is_some) {
+            break;
+        }
+    }
     if values.first().is_none_or(Option::is_none) {
         let problem = "a stanza does not say what it is about";
         return Err(Malformed { line, problem });
@@ -63,30 +68,23 @@ impl<'a> Field<'a> {
     }
 }
 
-fn fields(text: &[u8]) -> Vec<Field<'_>> {
-    let mut fields: Vec<Field<'_>> = Vec::new();
-    let mut start = 0;
-    for (at, line) in line_starts(text) {
-        let continues = line.first().is_some_and(u8::is_ascii_whitespace);
-        match fields.last_mut().filter(|_| continues) {
-            Some(field) => field.text = &text[start..at + line.len()],
-            None => {
-                start = at;
-                let colon = line.iter().position(|&b| b == b':').unwrap_or(0);
-                let name = &line[..colon];
-                fields.push(Field { name, text: line });
-            }
-        }
-    }
-    fields
-}
-
-fn line_starts(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+fn fields(text: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    let mut lines = split_lines(text).peekable();
     let mut at = 0;
-    split_lines(text).map(move |line| {
+    std::iter::from_fn(move || {
         let start = at;
-        at += line.len() + 1;
-        (start, line)
+        let first = lines.next()?;
+        at += first.len() + 1;
+        let mut end = start + first.len();
+        let continues = |line: &&[u8]| line.first().is_some_and(u8::is_ascii_whitespace);
+        while let Some(line) = lines.next_if(continues) {
+            end = at + line.len();
+            at = end + 1;
+        }
+        let colon = first.iter().position(|&b| b == b':').unwrap_or(0);
+        let name = &first[..colon];
+        let text = &text[start..end];
+        Some(Field { name, text })
     })
 }
 
@@ -95,8 +93,9 @@ const OWNERS: &[u8] = b"Owners";
 
 /// Merges a stanza that both sides changed, field by field; `Owners` is a set.
 pub(super) fn combine(change: &Change<'_>) -> Combined {
-    let base = change.base.map(fields).unwrap_or_default();
-    let (ours, theirs) = (fields(change.ours), fields(change.theirs));
+    let base: Vec<_> = change.base.into_iter().flat_map(fields).collect();
+    let ours: Vec<_> = fields(change.ours).collect();
+    let theirs: Vec<_> = fields(change.theirs).collect();
     let find = |fields: &[Field<'_>], name: &[u8]| -> Option<Vec<u8>> {
         let found = fields.iter().find(|field| field.name == name)?;
         Some(found.text.to_vec())

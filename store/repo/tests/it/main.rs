@@ -7,8 +7,8 @@ mod sharing;
 use std::sync::Arc;
 
 use shale_files::LockFiles;
-use shale_model::{BoxFuture, Catalog, ChunkId, Fetch, LayerId, Location, MemoryIndex, PackId};
-use shale_model::{RefName, SeamResult, TemplateId, TemplateIndex};
+use shale_model::{BootSet, BootSets, BoxFuture, Catalog, ChunkId, Fetch, LayerId, Location};
+use shale_model::{MemoryIndex, PackId, RefName, SeamResult, TemplateId, TemplateIndex};
 use shale_repo::conformance::Store;
 use shale_repo::{Access, Repository};
 
@@ -29,10 +29,24 @@ fn store_of(repository: &Arc<Repository>) -> Store {
         sink: Box::new(repository.push()),
         catalog: Box::new(Shared(Arc::clone(repository))),
         fetch: Box::new(Shared(Arc::clone(repository))),
+        boots: Box::new(Shared(Arc::clone(repository))),
     }
 }
 
 struct Shared(Arc<Repository>);
+
+impl BootSets for Shared {
+    fn boot_set(&self, template: TemplateId) -> BoxFuture<'_, SeamResult<Option<BootSet>>> {
+        self.0.boot_set(template)
+    }
+    fn add_trace<'a>(
+        &'a self,
+        template: TemplateId,
+        chunks: &'a [ChunkId],
+    ) -> BoxFuture<'a, SeamResult<()>> {
+        self.0.add_trace(template, chunks)
+    }
+}
 
 impl Catalog for Shared {
     fn get_ref(&self, name: &RefName) -> SeamResult<Option<TemplateIndex>> {

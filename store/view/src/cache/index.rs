@@ -110,6 +110,11 @@ impl Index {
         Some((cached.slot, cached.verified))
     }
 
+    /// Whether `id` is there. It does not count as a use.
+    pub(super) fn contains(&self, id: &ChunkId) -> bool {
+        self.chunks.contains_key(id)
+    }
+
     /// Notes that the chunk at `slot` was hashed.
     pub(super) fn verified(&mut self, id: &ChunkId, slot: Slot) {
         if let Some(cached) = self.chunks.get_mut(id).filter(|c| c.slot == slot) {
@@ -211,6 +216,11 @@ impl Index {
     /// Bytes of all segments.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes below the cap.
+    pub(super) fn room(&self) -> u64 {
+        self.cap.saturating_sub(self.bytes)
     }
 
     /// How many chunks are there.

@@ -128,7 +128,7 @@ impl Cache {
 
     /// Whether the cache has chunk `id`; it may still fail its hash at first use.
     pub fn contains(&self, id: &ChunkId) -> bool {
-        self.state().index.get(id).is_some()
+        self.state().index.contains(id)
     }
 
     /// Keeps a chunk that was verified. Where that fails (a full disk), the cache does without it.
@@ -157,6 +157,11 @@ impl Cache {
     /// Bytes of all files of the cache.
     pub fn bytes(&self) -> u64 {
         self.state().index.bytes()
+    }
+
+    /// Bytes that it can take without giving anything up.
+    pub fn room(&self) -> u64 {
+        self.state().index.room()
     }
 
     /// How many chunks it has.

@@ -42,6 +42,18 @@ impl Bits {
         pages * PAGE_BYTES as u64 + pages.div_ceil(8)
     }
 
+    /// Takes the room of the upper level in a new file of zeros.
+    pub(super) fn reserve_upper(file: &dyn File, units: u64) -> FileResult<()> {
+        let count = page_count(units);
+        let zeros = vec![0; count.div_ceil(8) as usize];
+        file.write_at(count * PAGE_BYTES as u64, &zeros)
+    }
+
+    /// Takes the room of a page that the file does not have, and which therefore is zeros there.
+    pub(super) fn reserve_page(file: &dyn File, number: u64) -> FileResult<()> {
+        file.write_at(number * PAGE_BYTES as u64, &[0; PAGE_BYTES])
+    }
+
     /// Reads the upper level and the pages that it names.
     pub(super) fn load(file: &dyn File, units: u64) -> FileResult<Self> {
         let count = page_count(units);

@@ -21,11 +21,15 @@
 //! Order of a flush: the data is synced, then the bits of what was written before that sync are written
 //! and synced. So a bit on disk means that its data is on disk. A bit page that a power cut tears holds
 //! old and new bits, and both are true.
+//!
+//! A flush must not need room: on a full disk the guest is told so by the write that needs it, and all that
+//! was written before can still be made durable. So the first write to a page's units writes the page's zeros.
 
 mod bits;
 mod head;
 mod live;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -93,6 +97,8 @@ pub struct Overlay {
 struct Marks {
     bits: Bits,
     live: Live,
+    /// Pages that have their room in the file of bits that is synced.
+    reserved: BTreeSet<u64>,
 }
 
 impl Overlay {
@@ -144,6 +150,9 @@ impl Overlay {
             let _ = files.remove(&named(name));
             let file = files.open(&named(name), OpenMode::CreateNew)?;
             file.set_size(bytes)?;
+            if name == "bits" {
+                Bits::reserve_upper(&*file, head.units())?;
+            }
             file.sync()?;
         }
         Live::begin(files, head.units(), boot)?;
@@ -180,6 +189,8 @@ impl Overlay {
             Bits::file_bytes(head.units()),
         )?;
         let mut bits = Bits::load(&*bits_file, head.units())?;
+        // What the other file knows may never have been flushed.
+        let reserved = bits.pages().collect();
         let (live, written) = Live::open(files, head.units(), boot)?;
         if let Some(written) = written {
             bits.unite(&written);
@@ -187,7 +198,11 @@ impl Overlay {
         Ok(Self {
             data,
             bits_file,
-            marks: Mutex::new(Marks { bits, live }),
+            marks: Mutex::new(Marks {
+                bits,
+                live,
+                reserved,
+            }),
             filling: RwLock::default(),
             flushing: Mutex::default(),
             head,
@@ -276,7 +291,17 @@ impl Overlay {
     fn mark(&self, offset: u64, len: u64) -> Result<(), OverlayError> {
         let units = offset / UNIT_BYTES..(offset + len).div_ceil(UNIT_BYTES);
         let mut marks = self.marks();
-        let Marks { bits, live } = &mut *marks;
+        let Marks {
+            bits,
+            live,
+            reserved,
+        } = &mut *marks;
+        for (number, _) in Bits::places(units.clone()) {
+            if !reserved.contains(&number) {
+                Bits::reserve_page(&*self.bits_file, number)?;
+                reserved.insert(number);
+            }
+        }
         let changed = bits.set(units.clone());
         match changed || !live.has(units.clone()) {
             true => Ok(live.write(bits, units)?),

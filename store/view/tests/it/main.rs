@@ -3,6 +3,7 @@
 
 mod cache;
 mod disk;
+mod fill;
 mod overlay;
 mod reading;
 mod source;

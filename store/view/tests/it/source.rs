@@ -10,6 +10,7 @@ use shale_files::{LockFiles, MemoryFiles};
 use shale_model::*;
 use shale_view::*;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 /// What the next calls do instead of answering.
 #[derive(Default)]
@@ -26,16 +27,23 @@ pub(crate) struct Faults {
     pub(crate) short: AtomicU32,
 }
 
+/// The pack of the boot set.
+const BOOT_PACK: PackId = PackId::from_bytes([9; 32]);
+
 /// One pack in memory.
 #[derive(Default)]
 pub(crate) struct MemorySource {
     pack: Vec<u8>,
     contents: PackContents,
+    pub(crate) boot_pack: Vec<u8>,
+    pub(crate) boot_reads: AtomicU32,
     by_id: HashMap<ChunkId, Location>,
     pub(crate) faults: Faults,
     pub(crate) reads: AtomicU32,
     pub(crate) locates: AtomicU32,
     pub(crate) delay: Duration,
+    /// Lets one read through for each permit.
+    pub(crate) gate: Option<Arc<Semaphore>>,
 }
 
 impl MemorySource {
@@ -76,6 +84,26 @@ impl MemorySource {
         source
     }
 
+    /// Bytes of all frames.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let frames = self.contents.frames().iter();
+        frames.map(|frame| u64::from(frame.stored)).sum()
+    }
+
+    /// Packs these of `chunks` in this order as a boot set.
+    pub(crate) fn add_boot_set(&mut self, chunks: &[Vec<u8>]) -> BootSet {
+        let other = Self::new(chunks);
+        let footer_offset = other.pack.len() as u64;
+        self.boot_pack = other.pack;
+        self.boot_pack.extend(other.contents.encode_tail());
+        BootSet {
+            template: TemplateId::of(b"template"),
+            pack: BOOT_PACK,
+            footer_offset,
+            pack_bytes: self.boot_pack.len() as u64,
+        }
+    }
+
     /// Makes the source forget where a chunk lies.
     pub(crate) fn lose(&mut self, chunk: &[u8]) {
         self.by_id.remove(&ChunkId::of(chunk));
@@ -98,9 +126,19 @@ impl Fetch for MemorySource {
         Box::pin(async move { Ok(ids.iter().map(|id| self.by_id.get(id).copied()).collect()) })
     }
 
-    fn read(&self, _: PackId, offset: u64, len: u64) -> BoxFuture<'_, SeamResult<Vec<u8>>> {
+    fn read(&self, pack: PackId, offset: u64, len: u64) -> BoxFuture<'_, SeamResult<Vec<u8>>> {
+        if pack == BOOT_PACK {
+            self.boot_reads.fetch_add(1, SeqCst);
+            let part = self.boot_pack.get(offset as usize..(offset + len) as usize);
+            let gone = || SeamError::new(Trouble::NotFound, "read a boot set");
+            let part = part.map(<[u8]>::to_vec).ok_or_else(gone);
+            return Box::pin(async { part });
+        }
         self.reads.fetch_add(1, SeqCst);
         Box::pin(async move {
+            if let Some(gate) = &self.gate {
+                gate.acquire().await.unwrap().forget();
+            }
             tokio::time::sleep(self.delay).await;
             if counts_down(&self.faults.absent) {
                 return Err(SeamError::new(Trouble::Unavailable, "nobody is there"));

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::future::Future;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use crate::progress::DiskProgress;
 /// Write a template as a raw disk image
 ///
 /// The file is sparse: zeros take no room. It is the same disk, byte by byte, that a virtual machine sees
-/// over NBD. It gets its name when it is complete: until then it is FILE.PID.part.
+/// over NBD. It gets its name when it is complete: until then it is FILE.PID.part, which the next export to
+/// FILE removes if this one was killed.
 ///
 /// Examples:
 ///   shale export demo/base:12 base.raw
@@ -113,10 +115,13 @@ impl Unfinished {
         if target.symlink_metadata().is_ok() {
             return Err(Errno::EXIST.into());
         }
+        sweep(target);
         let mut name = target.as_os_str().to_owned();
         name.push(format!(".{}.part", std::process::id()));
         let path = PathBuf::from(name);
         let file = File::create_new(&path)?;
+        // Only tells processes of other machines, and not every file system has locks.
+        let _ = file.try_lock();
         Ok(Self { file, path })
     }
 
@@ -128,9 +133,40 @@ impl Unfinished {
             Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(&self.path, target)?,
             renamed => renamed?,
         }
-        let parent = target.parent().filter(|dir| !dir.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(parent_of(target))?.sync_all()
     }
+}
+
+/// Removes what exports to `target` have left that were killed. Best effort: it is in nobody's way.
+fn sweep(target: &Path) {
+    let Some(name) = target.file_name() else {
+        return;
+    };
+    for entry in fs::read_dir(parent_of(target))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let file_name = entry.file_name();
+        let rest = file_name.as_bytes().strip_prefix(name.as_bytes());
+        let number = rest.and_then(|rest| rest.strip_prefix(b".")?.strip_suffix(b".part"));
+        let process = number.and_then(|number| str::from_utf8(number).ok()?.parse::<u32>().ok());
+        let is_dead = |process: u32| !Path::new("/proc").join(process.to_string()).exists();
+        if !process.is_some_and(is_dead) {
+            continue;
+        }
+        // A number that nobody has here may be that of a process on another machine, which has locked the file.
+        let file = File::open(entry.path());
+        if file.is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The directory in which a file lies.
+fn parent_of(target: &Path) -> &Path {
+    let parent = target.parent().filter(|dir| !dir.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
 }
 
 impl Drop for Unfinished {

@@ -1,6 +1,7 @@
 //! `shale host`: the service that owns this host's cache, overlays and virtual machines.
 
 use std::fs::{self, File, OpenOptions};
+use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use shale_hostd::api::{Failure as HostFailure, FailureKind, Outcome, Request, St
 use shale_hostd::{CallError, Host, HostClient, HostParts, private_dir, serve_control};
 use shale_hvplug::{Driver, Qemu};
 use shale_nbd::listen_unix;
-use shale_view::Counters;
+use shale_view::{Counters, FillRate};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::note;
+use crate::output::{note, parse_bytes};
 
 /// How long a service in the background may take until it answers: it opens the cache and finds the
 /// machines that run.
@@ -60,6 +61,13 @@ pub(crate) struct Run {
     /// Leave the terminal's session
     #[arg(long, hide = true)]
     background: bool,
+    /// How fast the content of machines is brought here before they ask for it: bytes a second, `max` or `off`
+    ///
+    /// Reads of machines come first. The service that `shale vm deploy` starts takes it from the
+    /// environment.
+    #[arg(long, env = "SHALE_FILL_RATE", value_name = "SIZE|max|off",
+        default_value = "100M", value_parser = parse_fill_rate)]
+    fill_rate: FillRate,
 }
 
 impl Run {
@@ -85,6 +93,7 @@ impl Run {
             }),
             cache: context.cache()?,
             counters: Arc::new(Counters::default()),
+            fill: self.fill_rate,
             clock: SystemTime::now,
             runtime: handle,
         })?;
@@ -112,6 +121,18 @@ impl Run {
         // Best effort: a socket that stays is replaced by the next start.
         let _ = fs::remove_file(&socket);
         Ok(())
+    }
+}
+
+fn parse_fill_rate(text: &str) -> Result<FillRate, String> {
+    match text {
+        "off" => Ok(FillRate::Off),
+        "max" => Ok(FillRate::Unlimited),
+        size => {
+            let rate = NonZeroU64::new(parse_bytes(size)?);
+            let rate = rate.ok_or_else(|| "a rate of nothing is `off`".to_owned())?;
+            Ok(FillRate::PerSecond(rate))
+        }
     }
 }
 

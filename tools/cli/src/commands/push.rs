@@ -134,7 +134,7 @@ impl Push {
         let base = self.base.as_ref();
         let base = base.map(|base| Base::open(context, place.clone(), base, &self.platform));
         let base = base.transpose()?;
-        let sink = place.sink()?;
+        let sink = context.sink(&place)?;
         let progress = PushProgress::new(context.global.progress);
         let push = |source: &mut dyn Source| {
             let mut linted = Linted::new(source);
@@ -274,11 +274,12 @@ pub(crate) fn set_reference(
 
 /// Names a template, outside of a push.
 pub(crate) fn store_template(
+    context: &Context,
     host: &Host,
     reference: &Reference,
     template: &Template,
 ) -> anyhow::Result<TemplateId> {
     let before = get_index(&*host.catalog, reference)?;
-    let sink = host.place.sink()?;
+    let sink = context.sink(&host.place)?;
     name_template(&*sink, &*host.catalog, reference, before, template)
 }

@@ -72,8 +72,8 @@ impl Host {
     pub(super) fn serve(&self, instance: &Instance, record: &Record) -> HostResult<Served> {
         let source = self.sources.get(&record.origin.repository())?;
         let (overlay, socket) = (instance.paths.overlay(), instance.paths.disk());
-        let plan = record.origin.plan;
-        Served::open(&source, plan, &overlay, &socket, &self.runtime)
+        let (plan, trace) = (record.origin.plan, instance.live().trace.clone());
+        Served::open(&source, (plan, trace), &overlay, &socket, &self.runtime)
     }
 
     /// Removes all of an instance: its record first, so that what is left is known to be garbage. Blocks.

@@ -11,7 +11,7 @@ use shale_hvplug::{Forward, Resources, VmFiles};
 use shale_model::Reference;
 use shale_view::PlanFile;
 
-use crate::api::{Deploy, Outcome, Stage};
+use crate::api::{Deploy, Outcome, Stage, Until};
 use crate::compose::Image;
 use crate::dirs::private_dir;
 use crate::error::{HostError, HostResult, system};
@@ -100,11 +100,18 @@ impl Host {
         let compose = self.blocking(move |host| {
             let source = host.sources.get(&asked)?;
             let id = source.resolve(&reference)?;
+            let is_first = !source.composer.has_plan(id);
+            if is_first {
+                source.bring_boot_set(id);
+            }
             let image = source.composer.image(id)?;
-            Ok((source, image))
+            Ok((source, image, is_first))
         });
         let compose = patience.wait(compose);
-        let (source, image) = self.stage(attempt, Stage::Compose, compose).await?;
+        let (source, image, is_first) = self.stage(attempt, Stage::Compose, compose).await?;
+        if is_first && attempt.until == Until::Login {
+            instance.live().trace = Some(Arc::default());
+        }
         let work = async {
             // As above.
             let become_itself = self.blocking(move |host| host.new_disk(&wish, source, image));

@@ -1,9 +1,10 @@
 //! An instance while the service runs.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shale_hvplug::{Vm, VmFiles};
+use shale_view::Trace;
 
 use crate::dirs::HostDirs;
 use crate::name::InstanceName;
@@ -31,6 +32,8 @@ pub(super) struct Live {
     pub(super) vm: Option<Vm>,
     /// The disk, from before the machine starts until it has ended.
     pub(super) disk: Option<Served>,
+    /// What its first boot reads, until it is ready.
+    pub(super) trace: Option<Arc<Trace>>,
     /// Whether the ports of the record are its own: from before the machine starts until it has ended.
     pub(super) holds_ports: bool,
     /// Why the instance is not what its record says.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use shale_files::{DirFiles, FilePath, IfHeld, Lock, LockFiles, LockKind};
 use shale_hvplug::Driver;
-use shale_view::{Cache, Counters};
+use shale_view::{Cache, Counters, FillRate};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -50,6 +50,8 @@ pub struct HostParts {
     pub cache: Arc<Cache>,
     /// What every reader of the host counts.
     pub counters: Arc<Counters>,
+    /// How fast the content of instances is brought here before they ask for it.
+    pub fill: FillRate,
     /// Tells the time.
     pub clock: fn() -> SystemTime,
     /// Where the service's tasks run.
@@ -122,6 +124,7 @@ impl Host {
             parts.open_place,
             parts.cache,
             parts.counters,
+            parts.fill,
             runtime.clone(),
             dirs.plans(),
         );
@@ -162,6 +165,7 @@ impl Host {
         // Together: one whose registry is gone takes ten seconds.
         let mut closing: JoinSet<()> = self.all().into_iter().map(Self::close).collect();
         while closing.join_next().await.is_some() {}
+        self.sources.tell_all().await;
     }
 
     /// Resolves when the host ends.

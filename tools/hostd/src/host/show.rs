@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use shale_hvplug::{Vm, VmState};
 use shale_model::PlanId;
-use shale_view::open_plan;
+use shale_view::{FillState, open_plan};
 
-use crate::api::{self, Damaged, InstanceState, Outcome, ShownDisk, ShownMachine, Ssh};
+use crate::api::{self, Damaged, Fill, InstanceState, Outcome, ShownDisk, ShownMachine, Ssh};
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
 use crate::record::{Phase, Record};
@@ -18,6 +18,17 @@ use crate::record::{Phase, Record};
 use super::Host;
 use super::deploy::alias;
 use super::instance::Instance;
+
+fn fill(state: FillState) -> Fill {
+    match state {
+        FillState::Off => Fill::Off,
+        FillState::Running => Fill::Running,
+        FillState::Waiting(reason) => Fill::Waiting { reason },
+        FillState::Whole => Fill::Whole,
+        FillState::CacheFull => Fill::CacheFull,
+        FillState::Damaged(reason) => Fill::Damaged { reason },
+    }
+}
 
 /// Bytes of a block as stat(2) counts them.
 const STAT_BLOCK: u64 = 512;
@@ -125,6 +136,11 @@ impl Host {
             written_bytes: room_of(&instance.paths.overlay()),
             content_bytes,
             local_bytes,
+            fill: instance
+                .live()
+                .disk
+                .as_ref()
+                .map_or(Fill::Off, |disk| fill(disk.filled())),
             waited_seconds: counters.waited().as_secs_f64(),
             stall: counters.stall_reason(),
         }

@@ -40,6 +40,7 @@ const LOGIN: &[u8] = b"login:";
 pub(super) struct Reads {
     waited: Duration,
     fetched: u64,
+    boot_set: u64,
 }
 
 /// Bytes of a console's log before a start.
@@ -64,6 +65,8 @@ impl Host {
                 }
                 self.settle(&instance).await;
             }
+            // That of a first boot which was not ready before its end says little.
+            instance.live().trace = None;
             self.begin(&instance, &attempt).await?
         };
         self.wait_for_login(&instance, (before, begun), &attempt)
@@ -182,13 +185,33 @@ impl Host {
                 });
             }
         }
+        self.tell_of_boot(instance).await;
         let now = self.reads();
         let login = LoginTime {
             seconds: attempt.progress.seconds(),
             waited_seconds: (now.waited - before.waited).as_secs_f64(),
             fetched_bytes: now.fetched - before.fetched,
+            boot_set_bytes: now.boot_set - before.boot_set,
         };
         self.started(instance, Some(login)).await
+    }
+
+    /// Ends the trace of a first boot, which is ready.
+    async fn tell_of_boot(self: &Arc<Self>, instance: &Arc<Instance>) {
+        let (trace, record) = {
+            let mut live = instance.live();
+            (live.trace.take(), live.record.clone())
+        };
+        let (Some(trace), Some(record)) = (trace, record) else {
+            return;
+        };
+        let told = self.blocking(move |host| {
+            let source = host.sources.get(&record.origin.repository())?;
+            source.tell_of_boot(record.origin.template, &trace);
+            Ok(())
+        });
+        // Without it, another boot will tell.
+        let _ = told.await;
     }
 
     async fn started(
@@ -206,6 +229,7 @@ impl Host {
         Reads {
             waited: counters.waited(),
             fetched: counters.fetched_bytes(),
+            boot_set: counters.boot_set_bytes(),
         }
     }
 

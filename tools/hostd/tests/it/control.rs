@@ -16,7 +16,7 @@ use shale_hostd::api::{
 use shale_hostd::*;
 use shale_hvplug::*;
 use shale_nbd::listen_unix;
-use shale_view::{Cache, CacheSettings, Counters};
+use shale_view::{Cache, CacheSettings, Counters, FillRate};
 use tokio::runtime::Runtime;
 
 /// A hypervisor that is not installed.
@@ -71,6 +71,7 @@ fn open(state: &Path, runtime: &Runtime) -> HostResult<Arc<Host>> {
     };
     let cache = CacheSettings { cap_bytes: 8 << 20 };
     Host::open(HostParts {
+        fill: FillRate::Off,
         dirs: HostDirs {
             state: state.join("state"),
             cache: state.join("cache"),

@@ -1,16 +1,20 @@
 //! One file per row, and what several of them need.
 
+mod b1;
 mod b1a;
+mod b2;
 mod b3;
 mod b5;
 mod boot;
 mod m1;
 mod m2;
 mod mounted;
+mod network;
 mod p1;
 mod p4;
 mod r3;
 mod r5;
+mod tunnel;
 mod w1;
 
 use anyhow::Result;
@@ -43,8 +47,12 @@ pub(crate) enum Row {
     W1,
     /// The second virtual machine of a template on a host
     B3,
-    /// The first one, over a network
+    /// The first one on a host, over a network; another host has booted it before
+    B1,
+    /// The same, and nobody has
     B1a,
+    /// Both, over a slow network
+    B2,
 }
 
 impl Row {
@@ -61,7 +69,9 @@ impl Row {
             Row::B5 => b5::measure(settings),
             Row::W1 => w1::measure(settings),
             Row::B3 => b3::measure(settings),
+            Row::B1 => b1::measure(settings),
             Row::B1a => b1a::measure(settings),
+            Row::B2 => b2::measure(settings),
         }
     }
 }

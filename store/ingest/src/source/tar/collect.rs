@@ -51,11 +51,92 @@ struct Node {
     data: Data,
 }
 
-/// A name: a node, a whiteout, or both, which hides the lower layers and shows the node.
-#[derive(Debug, Clone, Copy, Default)]
-struct Slot {
-    node: Option<u32>,
-    is_whiteout: bool,
+/// A name: a node, a whiteout, or both, which hides the lower layers and shows the node. In one word, which lies beside
+/// a name without a gap.
+#[derive(Debug, Clone, Copy)]
+struct Slot(u32);
+
+impl Slot {
+    const WHITEOUT: u32 = 1 << 31;
+    /// In place of a node's number.
+    const NO_NODE: u32 = Self::WHITEOUT - 1;
+
+    fn node(self) -> Option<u32> {
+        Some(self.0 & !Self::WHITEOUT).filter(|node| *node != Self::NO_NODE)
+    }
+
+    fn set_node(&mut self, node: u32) {
+        self.0 = self.0 & Self::WHITEOUT | node;
+    }
+
+    fn is_whiteout(self) -> bool {
+        self.0 & Self::WHITEOUT != 0
+    }
+
+    fn set_whiteout(&mut self) {
+        self.0 |= Self::WHITEOUT;
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self(Self::NO_NODE)
+    }
+}
+
+/// Each node is of a member of its own.
+const _: () = assert!(MAX_ENTRIES < Slot::NO_NODE as u64);
+
+/// The names in one directory. Most archives have them in order, and then they lie side by side: a map that is filled
+/// in order is half empty.
+#[derive(Debug, Default)]
+struct Names {
+    in_order: Vec<(Name, Slot)>,
+    /// Those that came after one that is larger.
+    late: BTreeMap<Name, Slot>,
+}
+
+impl Names {
+    /// The slot of `name`, an empty one if it is new.
+    fn slot(&mut self, name: Name) -> &mut Slot {
+        let is_next = self.in_order.last().is_none_or(|(last, _)| *last < name);
+        let at = match self.position(&name) {
+            Ok(at) => at,
+            Err(at) if is_next => {
+                self.in_order.push((name, Slot::default()));
+                at
+            }
+            Err(_) => return self.late.entry(name).or_default(),
+        };
+        &mut self.in_order[at].1
+    }
+
+    fn get(&self, name: &Name) -> Option<Slot> {
+        match self.position(name) {
+            Ok(at) => Some(self.in_order[at].1),
+            Err(_) => self.late.get(name).copied(),
+        }
+    }
+
+    /// Where it is in those that came in order, or would be.
+    fn position(&self, name: &Name) -> Result<usize, usize> {
+        self.in_order.binary_search_by(|(other, _)| other.cmp(name))
+    }
+
+    fn first(&self) -> Option<&Name> {
+        let in_order = self.in_order.first().map(|(name, _)| name);
+        in_order.into_iter().chain(self.late.keys().next()).min()
+    }
+
+    /// All of them, in order.
+    fn sorted(mut self) -> Vec<(Name, Slot)> {
+        if !self.late.is_empty() {
+            self.in_order.extend(self.late);
+            // Two runs in order, which the sort only merges.
+            self.in_order.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        self.in_order
+    }
 }
 
 /// The names of an archive.
@@ -63,7 +144,7 @@ struct Slot {
 pub(super) struct Collected {
     root: Option<Attrs>,
     opaque: HashSet<TreePath>,
-    dirs: HashMap<TreePath, BTreeMap<Name, Slot>>,
+    dirs: HashMap<TreePath, Names>,
     /// Members of the archive so far, also those whose name comes again.
     members: u64,
     nodes: Vec<Node>,
@@ -88,7 +169,7 @@ impl Collected {
 
     /// The lower layers' `name` in `dir` is hidden.
     pub(super) fn white_out(&mut self, dir: TreePath, name: Name) -> Result<(), TarProblem> {
-        self.slot(dir, name)?.is_whiteout = true;
+        self.slot(dir, name)?.set_whiteout();
         Ok(())
     }
 
@@ -101,7 +182,7 @@ impl Collected {
         data: Data,
     ) -> Result<(), TarProblem> {
         let node = self.nodes.len() as u32;
-        self.slot(dir, name)?.node = Some(node);
+        self.slot(dir, name)?.set_node(node);
         let row = (owner, xattrs);
         let next = self.rows.len() as u32;
         let number = match self.row_numbers.get(&row) {
@@ -132,7 +213,7 @@ impl Collected {
         let Some(node) = self.node(target).filter(|node| !self.is_dir(*node)) else {
             return Ok(false);
         };
-        self.slot(dir, name)?.node = Some(node);
+        self.slot(dir, name)?.set_node(node);
         self.linked.insert(node, None);
         Ok(true)
     }
@@ -140,7 +221,7 @@ impl Collected {
     /// The slot of one more member.
     fn slot(&mut self, dir: TreePath, name: Name) -> Result<&mut Slot, TarProblem> {
         self.count()?;
-        Ok(self.dirs.entry(dir).or_default().entry(name).or_default())
+        Ok(self.dirs.entry(dir).or_default().slot(name))
     }
 
     fn count(&mut self) -> Result<(), TarProblem> {
@@ -161,7 +242,7 @@ impl Collected {
         let mut dirs: Vec<_> = std::mem::take(&mut self.dirs).into_iter().collect();
         dirs.sort_by(|a, b| a.0.cmp(&b.0));
         for (dir, names) in dirs {
-            for (name, slot) in names {
+            for (name, slot) in names.sorted() {
                 let entry = self.entry(&dir, name, slot)?;
                 visitor.entry(&dir, entry)?;
             }
@@ -175,7 +256,7 @@ impl Collected {
             attrs: Attrs::default(),
             kind,
         };
-        let Some(number) = slot.node else {
+        let Some(number) = slot.node() else {
             return Ok(empty(name, Kind::Whiteout));
         };
         let path = || dir.join(&name).map_err(|e| fault(dir, e.into()));
@@ -188,7 +269,7 @@ impl Collected {
         let node = &self.nodes[number as usize];
         let kind = match &node.data {
             Data::Directory => {
-                let is_opaque = slot.is_whiteout || self.opaque.contains(&path()?);
+                let is_opaque = slot.is_whiteout() || self.opaque.contains(&path()?);
                 match is_opaque {
                     true => Kind::OpaqueDirectory,
                     false => Kind::Directory,
@@ -232,15 +313,15 @@ impl Collected {
         dirs.sort_by(|a, b| a.0.cmp(b.0));
         let mut last: Vec<&[u8]> = Vec::new();
         // The names in the root, and in what each component of the last path leads to.
-        let mut above: Vec<Option<&BTreeMap<Name, Slot>>> = vec![None];
+        let mut above: Vec<Option<&Names>> = vec![None];
         for (dir, names) in dirs {
             let path: Vec<&[u8]> = dir.components().collect();
             let shared = path.iter().zip(&last).take_while(|(a, b)| a == b).count();
             above.truncate(shared + 1);
             for (depth, name) in path.iter().enumerate().skip(shared) {
                 let slot = above[depth].and_then(|names| names.get(&Name::new(name).ok()?));
-                if slot.is_some_and(|slot| slot.node.is_none_or(|node| !self.is_dir(node))) {
-                    let first = names.keys().next().and_then(|name| dir.join(name).ok());
+                if slot.is_some_and(|slot| slot.node().is_none_or(|node| !self.is_dir(node))) {
+                    let first = names.first().and_then(|name| dir.join(name).ok());
                     let member = first.unwrap_or_else(|| dir.clone());
                     let other = TreePath::new(&path[..=depth].join(&b'/')).unwrap_or_default();
                     return Err(fault(&member, TarProblem::NotDirectory(other)));
@@ -255,7 +336,7 @@ impl Collected {
 
     fn node(&self, path: &TreePath) -> Option<u32> {
         let (dir, name) = path.split()?;
-        self.dirs.get(&dir)?.get(&name)?.node
+        self.dirs.get(&dir)?.get(&name)?.node()
     }
 
     fn is_dir(&self, node: u32) -> bool {
@@ -283,6 +364,35 @@ fn fault(path: &TreePath, problem: TarProblem) -> TarError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In whatever order names come, they are those of a map.
+    #[test]
+    fn names_are_those_of_a_map() {
+        let name = |number: usize| Name::new(format!("{number:02}").as_bytes()).unwrap();
+        for (step, count) in [(1, 40), (39, 40), (7, 40), (13, 25)] {
+            let (mut names, mut map) = (Names::default(), BTreeMap::new());
+            for at in 0..2 * count {
+                // The second time around every name is there already.
+                let (name, node) = (name(at * step % count), at as u32);
+                names.slot(name.clone()).set_node(node);
+                map.insert(name, node);
+            }
+            names.slot(name(3)).set_whiteout();
+            assert_eq!(names.first(), map.keys().next());
+            for (name, node) in &map {
+                assert_eq!(names.get(name).and_then(Slot::node), Some(*node));
+            }
+            assert!(names.get(&name(count)).is_none());
+            let (whiteouts, sorted): (Vec<_>, Vec<_>) = names
+                .sorted()
+                .into_iter()
+                .map(|(name, slot)| (slot.is_whiteout(), (name, slot.node().unwrap())))
+                .unzip();
+            assert_eq!(sorted, map.into_iter().collect::<Vec<_>>());
+            assert_eq!(whiteouts.iter().filter(|out| **out).count(), 1);
+            assert!(whiteouts[3]);
+        }
+    }
 
     #[test]
     fn every_kind_of_member_counts() {

@@ -65,13 +65,7 @@ impl Create {
         }
         machine.login_user = self.user.unwrap_or(machine.login_user);
         let template = Template::new(base.platform.clone(), layers, machine);
-        compose_and_store(
-            &host,
-            &self.reference,
-            &template,
-            self.conflicts,
-            context.into(),
-        )
+        compose_and_store(context, &host, &self.reference, &template, self.conflicts)
     }
 }
 
@@ -133,14 +127,14 @@ pub(crate) enum Conflicts {
 
 /// Composes `template`, says what merging decided, and gives it its name.
 pub(crate) fn compose_and_store(
+    context: &Context,
     host: &Host,
     reference: &Reference,
     template: &Template,
     conflicts: Conflicts,
-    detail: Detail,
 ) -> anyhow::Result<()> {
     let composed = host.composer.compose(template)?;
-    for line in decisions(&composed.notes, detail) {
+    for line in decisions(&composed.notes, context.into()) {
         note!("{line}");
     }
     leaks::warn(&lint(&composed.tree));
@@ -152,14 +146,14 @@ pub(crate) fn compose_and_store(
         let hint = "--conflicts take-later takes the later layer's version of each";
         return Err(Failure::new(Exit::Conflict, text).hint(hint).into());
     }
-    let id = store_template(host, reference, template)?;
+    let id = store_template(context, host, reference, template)?;
     host.composer.keep(id, template.clone(), &composed)?;
     Ok(say!("{id}")?)
 }
 
 /// How much is told of what merging decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Detail {
+enum Detail {
     /// What somebody may want to look at; the rest as a sum.
     Sum,
     /// Everything.

@@ -44,6 +44,6 @@ impl Rebase {
         layers.extend(layers_of_app(&old, &self.reference)?);
         let template = Template::new(base.platform.clone(), layers, old.machine.clone());
         let name = self.name.as_ref().unwrap_or(&self.reference);
-        compose_and_store(&host, name, &template, self.conflicts, context.into())
+        compose_and_store(context, &host, name, &template, self.conflicts)
     }
 }

@@ -37,7 +37,13 @@ impl Tag {
             }
         };
         let before = get_index(&*catalog, &self.name)?;
-        set_reference(&*place.sink()?, &*catalog, &self.name, before, &templates)?;
+        set_reference(
+            &*context.sink(&place)?,
+            &*catalog,
+            &self.name,
+            before,
+            &templates,
+        )?;
         for id in ids(&templates) {
             say!("{id}")?;
         }

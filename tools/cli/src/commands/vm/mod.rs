@@ -14,8 +14,8 @@ mod stop;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use shale_hostd::api::{
-    Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, StageReport, Until,
-    Wait,
+    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, StageReport,
+    Until, Wait,
 };
 
 use crate::commands::host::call;
@@ -138,6 +138,10 @@ fn show_started(context: &Context, outcome: Outcome) -> anyhow::Result<()> {
         note!("{:7.2} s  login prompt", login.seconds);
         let (waited, fetched) = (login.waited_seconds, bytes(login.fetched_bytes));
         note!("           {waited:.2} s of it reads waited for {fetched}");
+        if login.boot_set_bytes > 0 {
+            let brought = bytes(login.boot_set_bytes);
+            note!("           {brought} came as the boot set of the template, or of one like it");
+        }
     }
     let shown = Shown {
         instance: *instance,
@@ -208,7 +212,14 @@ fn local(disk: &ShownDisk) -> String {
         0 => 100,
         all => u128::from(disk.local_bytes) * 100 / u128::from(all),
     };
-    format!("{share}% of {}", bytes(disk.content_bytes))
+    let all = bytes(disk.content_bytes);
+    match &disk.fill {
+        Fill::Running if share < 100 => format!("{share}% of {all}, rising"),
+        Fill::Waiting { reason } => format!("{share}% of {all}, waiting: {reason}"),
+        Fill::CacheFull => format!("{share}% of {all}, the cache is full"),
+        Fill::Damaged { reason } => format!("{share}% of {all}, {reason}"),
+        Fill::Off | Fill::Running | Fill::Whole => format!("{share}% of {all}"),
+    }
 }
 
 fn ports(instance: &Instance) -> String {

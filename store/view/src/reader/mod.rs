@@ -1,5 +1,9 @@
 //! Chunks by id: from the cache, or by one flight for each missing frame, verified on arrival.
 
+mod backoff;
+mod batch;
+mod locations;
+
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +18,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::cache::Cache;
-use crate::observe::Observer;
+use crate::observe::{Observer, Purpose};
+use crate::ongoing::Ongoing;
+use backoff::Backoff;
+pub(crate) use batch::Batch;
+pub use batch::BootSetError;
+use locations::Locations;
 
 /// When a fetch is tried again.
 #[derive(Debug, Clone, Copy)]
@@ -78,9 +87,6 @@ pub(crate) enum WhenDenied {
 /// of a file's chunks, four to a frame, 16 frames are fetched side by side.
 const MAX_SIDE_BY_SIDE: usize = 64;
 
-/// Most locations kept in memory; about 150 bytes each. Cleared when full: they are a question away.
-const MAX_LOCATIONS: usize = 400_000;
-
 /// Reads chunks through a cache. One for a host and source, shared by all views.
 pub struct ChunkReader {
     fetch: Arc<dyn Fetch>,
@@ -92,37 +98,8 @@ pub struct ChunkReader {
     /// One question at a time: the answer to the first holds what most of those behind it want to know.
     asking: tokio::sync::Mutex<()>,
     flights: Mutex<HashMap<FrameKey, Landing>>,
-}
-
-/// Where chunks lie, as far as anybody asked; a hint (I9).
-#[derive(Debug, Default)]
-struct Locations {
-    by_id: HashMap<ChunkId, Location>,
-    by_frame: HashMap<FrameKey, Vec<ChunkId>>,
-}
-
-impl Locations {
-    fn insert(&mut self, id: ChunkId, at: Location) {
-        if self.by_id.len() >= MAX_LOCATIONS {
-            *self = Self::default();
-        }
-        if self.by_id.insert(id, at) != Some(at) {
-            let frame = (at.pack, at.frame.offset);
-            self.by_frame.entry(frame).or_default().push(id);
-        }
-    }
-
-    /// The chunks that lie in the frame of `at`.
-    fn in_frame(&self, at: &Location) -> Vec<(ChunkId, Location)> {
-        let ids = self.by_frame.get(&(at.pack, at.frame.offset));
-        let known = ids
-            .into_iter()
-            .flatten()
-            .filter_map(|id| Some((*id, *self.by_id.get(id)?)));
-        known
-            .filter(|(_, other)| other.pack == at.pack && other.frame == at.frame)
-            .collect()
-    }
+    /// How many readers wait for a flight.
+    demand: Ongoing,
 }
 
 /// A frame: its pack and its offset there.
@@ -151,6 +128,7 @@ impl ChunkReader {
             locations: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             flights: Mutex::default(),
+            demand: Ongoing::new(),
         })
     }
 
@@ -304,24 +282,25 @@ impl ChunkReader {
             match flights.get(&key) {
                 Some(landing) => landing.clone(),
                 None => {
-                    let (sender, landing) = watch::channel(None);
-                    flights.insert(key, landing.clone());
-                    let (flight, this) = (start(), self.clone());
-                    self.runtime.spawn(async move {
-                        let landed = flight.await;
-                        lock(&this.flights).remove(&key);
-                        sender.send_replace(Some(landed));
-                    });
+                    let (flight, landing) = Flight::begin(self.clone(), &mut flights, key);
+                    let work = start();
+                    self.runtime.spawn(async move { flight.land(work.await) });
                     landing
                 }
             }
         };
+        let _waiting = self.demand.begin();
         let landed = landing.wait_for(Option::is_some).await;
         let landed = landed.ok().and_then(|landed| landed.clone());
         landed.unwrap_or_else(|| {
             let source = SeamError::new(Trouble::Failed, "the fetch ended without an answer");
             Err(ReadError::Refused { chunk: id, source })
         })
+    }
+
+    /// Reads that wait for a flight.
+    pub(crate) fn demand(&self) -> &Ongoing {
+        &self.demand
     }
 
     /// Asks where `ids` lie; the first is the one that a reader waits for.
@@ -349,7 +328,7 @@ impl ChunkReader {
             let read = || self.fetch.read(location.pack, offset, stored.into());
             let result = match self.persist(chunk, read).await {
                 Ok(stored) => {
-                    self.observer.fetched(stored.len() as u64);
+                    self.observer.fetched(stored.len() as u64, Purpose::Demand);
                     self.unpack(location, stored)
                 }
                 // A pack that is gone was rewritten: its chunks lie elsewhere now (I9).
@@ -445,37 +424,52 @@ impl ChunkReader {
     }
 }
 
+/// A fetch of one frame that is under way. Whoever wants the frame meanwhile waits for it.
+struct Flight {
+    reader: Arc<ChunkReader>,
+    key: FrameKey,
+    landing: watch::Sender<Option<Landed>>,
+    landed: Option<Landed>,
+}
+
+impl Flight {
+    fn begin(
+        reader: Arc<ChunkReader>,
+        flights: &mut HashMap<FrameKey, Landing>,
+        key: FrameKey,
+    ) -> (Self, Landing) {
+        let (sender, landing) = watch::channel(None);
+        flights.insert(key, landing.clone());
+        let flight = Self {
+            reader,
+            key,
+            landing: sender,
+            landed: None,
+        };
+        (flight, landing)
+    }
+
+    fn land(mut self, landed: Landed) {
+        self.landed = Some(landed);
+    }
+}
+
+impl Drop for Flight {
+    /// Also where the fetch panicked: those who wait are told, and the next reader flies again.
+    fn drop(&mut self) {
+        lock(&self.reader.flights).remove(&self.key);
+        if let Some(landed) = self.landed.take() {
+            self.landing.send_replace(Some(landed));
+        }
+    }
+}
+
 /// A chunk of [`ChunkReader::each_chunk`].
 enum Coming {
     /// The cache had it.
     Here(Vec<u8>),
     /// It is fetched.
     Flying(ChunkId, JoinHandle<Result<Vec<u8>, ReadError>>),
-}
-
-/// Waits between tries, each twice as long as the one before, up to a limit.
-struct Backoff {
-    next: Duration,
-    longest: Duration,
-    /// Of 256: three quarters to five quarters of each wait, so that readers of different chunks do not come
-    /// back at once.
-    jitter: u32,
-}
-
-impl Backoff {
-    fn begin(retry: &RetrySettings, chunk: ChunkId) -> Self {
-        Self {
-            next: retry.first_wait,
-            longest: retry.longest_wait,
-            // The chunk's hash is random enough, and the same on every run.
-            jitter: 192 + u32::from(chunk.as_bytes()[0]) / 2,
-        }
-    }
-
-    async fn wait(&mut self) {
-        tokio::time::sleep(self.next * self.jitter / 256).await;
-        self.next = (self.next * 2).min(self.longest);
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,0 +1,328 @@
+//! A base that is booted over a network, by everybody: what the rows about that share.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use harness::{Disk, Input, free_port, run};
+use shale_benches::proxy::Link;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use crate::measure::{Contender, Sample, median};
+use crate::programs::{Running, Shale, clear, peer};
+use crate::rows::boot::{
+    Deployed, boot, end_service, fresh_disk, nbd_disk, push_base, serve_file, serve_registry,
+};
+use crate::rows::tunnel::{Task, Tunnel, print_link};
+
+/// A link of today's machine rooms.
+pub(crate) const FAST: Link = Link {
+    bits_a_second: 1_000_000_000,
+    round_trip: Duration::from_millis(5),
+};
+
+/// A link between sites.
+pub(crate) const SLOW: Link = Link {
+    bits_a_second: 100_000_000,
+    round_trip: Duration::from_millis(20),
+};
+
+/// How long a busy registry may take to pack a boot set.
+const BOOT_SET_WITHIN: Duration = Duration::from_secs(60);
+
+/// A registry, its rivals, and a slow link to each.
+pub(crate) struct Network {
+    directory: TempDir,
+    runtime: Runtime,
+    link: Link,
+    base: Input,
+    store: Shale,
+    registry: SocketAddr,
+    remote: SocketAddr,
+    _servers: [Running; 2],
+    moved: RefCell<Vec<Moved>>,
+}
+
+/// What came over the link for one boot.
+struct Moved {
+    by: &'static str,
+    bytes: u64,
+    /// Seconds that reads waited, where somebody counts them.
+    waited: Option<f64>,
+}
+
+/// What a registry knows of boots, and whether the host brings more than what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lazily {
+    /// Nothing; the host fills.
+    Alone,
+    /// It has a boot set; the host fills.
+    WithBootSet,
+    /// It has a boot set; the host brings nothing else that is not read.
+    WithBootSetAlone,
+}
+
+impl Network {
+    /// Pushes the base, and starts everybody. Prints what link and input are.
+    pub(crate) fn new(link: Link) -> Result<Self> {
+        let runtime = Runtime::new().context("start threads")?;
+        let base = Input::base()?;
+        let directory = tempfile::tempdir()?;
+        let path = |name: &str| directory.path().join(name);
+        let store = Shale::new(&path("store"))?;
+        push_base(&store, &base)?;
+        let (raw, packed) = (path("disk.raw"), path("disk.raw.zst"));
+        fresh_disk(&store, &raw)?;
+        run(peer("zstd")?
+            .args(["-q", "-3", "-T2"])
+            .arg(&raw)
+            .arg("-o")
+            .arg(&packed))?;
+        let (registry_server, registry) = serve_registry(&store, &path("address"))?;
+        let (remote_server, remote) = serve_remote(&raw)?;
+        print_link(&runtime, link)?;
+        println!(
+            "input: base, {:.1} MB as packed disk; peers have the kernel and its initrd on the host already",
+            packed.metadata()?.len() as f64 / 1e6
+        );
+        Ok(Self {
+            directory,
+            runtime,
+            link,
+            base,
+            store,
+            registry,
+            remote,
+            _servers: [registry_server, remote_server],
+            moved: RefCell::default(),
+        })
+    }
+
+    /// `shale vm deploy` on a host that has nothing.
+    pub(crate) fn lazily(&self, how: Lazily) -> Contender<'_> {
+        let name = match how {
+            Lazily::Alone => "shale vm deploy on a host with nothing",
+            Lazily::WithBootSet => "the same with a boot set",
+            Lazily::WithBootSetAlone => "the same with a boot set, no fill",
+        };
+        Contender::new(name, move || {
+            if how == Lazily::Alone {
+                self.forget_boots()?;
+            }
+            let tunnel = self.through(self.registry)?;
+            let (seconds, waited) = self.deploy(tunnel.address, how)?;
+            self.note(name, &tunnel, Some(waited));
+            if how == Lazily::Alone {
+                self.wait_for_boot_set()?;
+            }
+            Ok(Sample::of(seconds))
+        })
+    }
+
+    /// A boot on some host, so that the registry has a boot set.
+    pub(crate) fn boot_once(&self) -> Result<()> {
+        self.deploy(self.registry, Lazily::Alone).map(drop)?;
+        self.wait_for_boot_set()
+    }
+
+    /// Waits until the registry has packed what it was told of.
+    fn wait_for_boot_set(&self) -> Result<()> {
+        let deadline = Instant::now() + BOOT_SET_WITHIN;
+        while self.boot_set_bytes()? == 0 {
+            ensure!(Instant::now() < deadline, "the registry has no boot set");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the boot set that the registry has.
+    pub(crate) fn boot_set_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        let mut dirs = vec![self.store.repository().join("boot-packs")];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten() {
+                let entry = entry?;
+                match entry.file_type()?.is_dir() {
+                    true => dirs.push(entry.path()),
+                    false => bytes += entry.metadata()?.len(),
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn forget_boots(&self) -> Result<()> {
+        for dir in ["traces", "boot-sets", "boot-packs"] {
+            clear(&self.store.repository().join(dir))?;
+        }
+        Ok(())
+    }
+
+    /// Seconds to the login prompt, and those of them that reads waited.
+    fn deploy(&self, registry: SocketAddr, how: Lazily) -> Result<(f64, f64)> {
+        let host = self.path("host");
+        clear(&host)?;
+        std::fs::create_dir(&host)?;
+        let mut shale = Shale::new(&host)?.of_registry(&format!("http://{registry}"));
+        if how == Lazily::WithBootSetAlone {
+            shale = shale.without_fills();
+        }
+        let machine = Deployed::new(&shale)?;
+        let done = (machine.seconds, machine.waited());
+        drop(machine);
+        end_service(&shale)?;
+        Ok(done)
+    }
+
+    /// A disk whose lower part is the raw file behind `qemu-nbd` far away.
+    pub(crate) fn remotely(&self) -> Contender<'_> {
+        let name = "qcow2 over remote qemu-nbd";
+        Contender::new(name, move || {
+            let (overlay, socket) = (self.path("disk.qcow2"), self.path("qemu.sock"));
+            clear(&overlay)?;
+            clear(&socket)?;
+            let tunnel = self.through(self.remote)?;
+            let begun = Instant::now();
+            let backing = format!("nbd://{}", tunnel.address);
+            let mut create = peer("qemu-img")?;
+            create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &backing]);
+            run(create.arg(&overlay))?;
+            let server = serve_file(&overlay, "qcow2", &socket)?;
+            let (vm, login) = boot(&self.base, nbd_disk(&socket))?;
+            vm.kill()?;
+            drop(server);
+            self.note(name, &tunnel, None);
+            Ok(Sample::of((login - begun).as_secs_f64()))
+        })
+    }
+
+    /// The packed disk, loaded and unpacked before it is booted.
+    pub(crate) fn copied(&self) -> Contender<'_> {
+        let name = "copy first: download, zstd -d, boot";
+        Contender::new(name, move || {
+            let copy = self.path("copy.raw");
+            clear(&copy)?;
+            let (_sender, sender) = serve_bytes(&self.runtime, &self.path("disk.raw.zst"))?;
+            let tunnel = self.through(sender)?;
+            let begun = Instant::now();
+            download(&tunnel, &copy)?;
+            let (vm, login) = boot(&self.base, Disk::Raw(copy))?;
+            vm.kill()?;
+            self.note(name, &tunnel, None);
+            Ok(Sample::of((login - begun).as_secs_f64()))
+        })
+    }
+
+    /// The disk as a file of this machine.
+    pub(crate) fn locally(&self) -> Contender<'_> {
+        Contender::new("local raw file", move || {
+            let copy = self.path("local.raw");
+            clear(&copy)?;
+            std::fs::copy(self.path("disk.raw"), &copy)?;
+            let begun = Instant::now();
+            let (vm, login) = boot(&self.base, Disk::Raw(copy))?;
+            vm.kill()?;
+            Ok(Sample::of((login - begun).as_secs_f64()))
+        })
+    }
+
+    /// Prints the medians of what came over the link, and of how long reads waited.
+    pub(crate) fn print_moved(&self, contenders: &[Contender<'_>]) {
+        for contender in contenders {
+            let moved = self.moved.borrow();
+            let of_it = || moved.iter().filter(|moved| moved.by == contender.name());
+            let bytes: Vec<f64> = of_it().map(|moved| moved.bytes as f64).collect();
+            let waited: Vec<f64> = of_it().filter_map(|moved| moved.waited).collect();
+            if bytes.is_empty() {
+                continue;
+            }
+            let waited = match waited.is_empty() {
+                true => String::new(),
+                false => format!("; reads waited {:.2} s", median(&waited)),
+            };
+            let (name, megabytes) = (contender.name(), median(&bytes) / 1e6);
+            println!("{name}: {megabytes:.1} MB counted in the proxy{waited}");
+        }
+    }
+
+    /// Median of the bytes that came over the link for this one.
+    pub(crate) fn bytes(&self, contender: &Contender<'_>) -> f64 {
+        let moved = self.moved.borrow();
+        let of_it = moved.iter().filter(|moved| moved.by == contender.name());
+        median(&of_it.map(|moved| moved.bytes as f64).collect::<Vec<_>>())
+    }
+
+    fn note(&self, by: &'static str, tunnel: &Tunnel, waited: Option<f64>) {
+        let bytes = tunnel.down_bytes();
+        self.moved.borrow_mut().push(Moved { by, bytes, waited });
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn through(&self, to: SocketAddr) -> Result<Tunnel> {
+        Tunnel::new(&self.runtime, self.link, to)
+    }
+}
+
+/// `qemu-nbd` of a raw file, read-only, on a port.
+fn serve_remote(raw: &Path) -> Result<(Running, SocketAddr)> {
+    let port = free_port()?;
+    let mut command = peer("qemu-nbd")?;
+    command.args([
+        "--persistent",
+        "--read-only",
+        "--shared=8",
+        "-f",
+        "raw",
+        "--bind=127.0.0.1",
+        "-p",
+    ]);
+    // It complains about the connection below, which only looks whether it listens.
+    command.arg(port.to_string()).arg(raw).stderr(Stdio::null());
+    let server = Running::start(&mut command)?;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(address).is_err() {
+        ensure!(Instant::now() < deadline, "qemu-nbd does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok((server, address))
+}
+
+/// Sends a file to everybody who connects.
+fn serve_bytes(runtime: &Runtime, file: &Path) -> Result<(Task, SocketAddr)> {
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+    let address = listener.local_addr()?;
+    let file: PathBuf = file.to_owned();
+    let task = Task::spawn(runtime, async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            if let Ok(mut file) = tokio::fs::File::open(&file).await {
+                let _ = tokio::io::copy(&mut file, &mut client).await;
+            }
+        }
+    });
+    Ok((task, address))
+}
+
+/// Loads what the tunnel leads to and unpacks it while it arrives.
+fn download(tunnel: &Tunnel, to: &Path) -> Result<()> {
+    let mut stream = std::net::TcpStream::connect(tunnel.address)?;
+    let mut command: Command = peer("zstd")?;
+    command
+        .args(["-q", "-d", "--sparse", "-c"])
+        .stdin(Stdio::piped())
+        .stdout(File::create(to)?);
+    let mut unpack = Running::start(&mut command)?;
+    let mut stdin = unpack.stdin()?;
+    std::io::copy(&mut stream, &mut stdin)?;
+    drop(stdin);
+    unpack.finish()
+}

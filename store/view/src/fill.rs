@@ -1,0 +1,224 @@
+//! What comes before anybody asks: the boot set of a template while its machine starts, and then, while no read
+//! waits, all that its plan names, so that a guest soon depends on no registry.
+
+use std::collections::HashSet;
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use shale_model::{BootSet, ChunkId, FormatError, with_causes};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::observe::Purpose;
+use crate::ongoing::Ongoing;
+use crate::reader::{Batch, BootSetError, ChunkReader, ReadError};
+use crate::view::View;
+
+/// Chunks of a plan that are looked at together: their locations are one question to a registry.
+const WINDOW_CHUNKS: usize = 4096;
+
+/// Requests on their way at once: while one is unpacked, the link carries the other.
+const REQUESTS: usize = 2;
+
+/// Bytes of the cache that a fill leaves free beside its own: for what reads bring meanwhile, so that nothing leaves
+/// for a fill.
+const ROOM_FOR_READS: u64 = 4 << 20;
+
+/// How fast a host fills its cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FillRate {
+    /// Not at all: chunks come when they are read.
+    Off,
+    /// At most so many bytes a second.
+    PerSecond(NonZeroU64),
+    /// As fast as the source sends.
+    Unlimited,
+}
+
+/// How fills go about it.
+#[derive(Debug, Clone, Copy)]
+pub struct FillSettings {
+    /// How fast.
+    pub rate: FillRate,
+    /// How long a source that denies, or sends wrong bytes, is left alone.
+    pub after_failure: Duration,
+}
+
+impl FillSettings {
+    /// Fills at `rate`.
+    pub fn at(rate: FillRate) -> Self {
+        Self {
+            rate,
+            after_failure: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How far a fill is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FillState {
+    /// Fills are off.
+    Off,
+    /// It brings chunks.
+    Running,
+    /// Its source failed, for this reason; it is asked again later.
+    Waiting(String),
+    /// Every chunk of the plan that a source has is there.
+    Whole,
+    /// The cache has no room for more; nothing leaves it for a fill.
+    CacheFull,
+    /// The plan is damaged.
+    Damaged(String),
+}
+
+/// Fills the cache of a host from one source, for all its views together.
+pub struct Filler {
+    settings: FillSettings,
+    requests: Arc<Semaphore>,
+    /// Boot sets on their way.
+    boot_sets: Ongoing,
+    /// When the next request may begin.
+    next: Mutex<Option<Instant>>,
+}
+
+impl Filler {
+    /// A filler for one source.
+    pub fn new(settings: FillSettings) -> Self {
+        Self {
+            settings,
+            requests: Arc::new(Semaphore::new(REQUESTS)),
+            boot_sets: Ongoing::new(),
+            next: Mutex::new(None),
+        }
+    }
+
+    /// Brings what `view` has not yet, in the order of its plan, and says in `state` how far it is. Requests begin
+    /// only while no read waits for one. A source that fails is asked again later, without end: dropping the
+    /// future ends the fill, and the next goes on where this one was.
+    pub async fn fill(&self, view: &View, state: &watch::Sender<FillState>) {
+        let ended = match self.settings.rate {
+            FillRate::Off => FillState::Off,
+            _ => self.bring_all(view, state).await,
+        };
+        state.send_replace(ended);
+    }
+
+    async fn bring_all(&self, view: &View, state: &watch::Sender<FillState>) -> FillState {
+        let chunks = view.plan().chunk_count();
+        for start in (0..chunks).step_by(WINDOW_CHUNKS) {
+            let mut missing = match missing(view, start..chunks.min(start + WINDOW_CHUNKS)) {
+                Ok(missing) => missing,
+                Err(error) => return FillState::Damaged(error.to_string()),
+            };
+            loop {
+                state.send_replace(FillState::Running);
+                match self.bring(view.reader(), &missing, Purpose::Fill).await {
+                    Ok(Room::Enough) => break,
+                    Ok(Room::Full) => return FillState::CacheFull,
+                    Err(error) => {
+                        state.send_replace(FillState::Waiting(with_causes(&error)));
+                        tokio::time::sleep(self.settings.after_failure).await;
+                    }
+                }
+                missing.retain(|id| !view.reader().cache().contains(id));
+            }
+        }
+        FillState::Whole
+    }
+
+    /// Brings a boot set, in its order. Other than those of a fill, its requests do not wait for reads: the reads of
+    /// a boot ask for what it brings. Fills wait for it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged. Reads go on without it.
+    pub async fn bring_boot_set(
+        &self,
+        reader: &Arc<ChunkReader>,
+        set: &BootSet,
+    ) -> Result<(), BootSetError> {
+        let _first = self.boot_sets.begin();
+        let contents = reader.open_boot_set(set).await?;
+        let chunks = contents.chunks().iter().map(|chunk| chunk.id);
+        let missing: Vec<ChunkId> = chunks.filter(|id| !reader.cache().contains(id)).collect();
+        self.bring(reader, &missing, Purpose::BootSet).await?;
+        Ok(())
+    }
+
+    /// Brings chunks as long as there is room for them.
+    async fn bring(
+        &self,
+        reader: &Arc<ChunkReader>,
+        missing: &[ChunkId],
+        purpose: Purpose,
+    ) -> Result<Room, ReadError> {
+        let mut flying = JoinSet::new();
+        let mut room = Room::Enough;
+        let requests = match purpose {
+            Purpose::BootSet => Arc::new(Semaphore::new(REQUESTS)),
+            Purpose::Demand | Purpose::Fill => self.requests.clone(),
+        };
+        for batch in reader.batches(missing).await? {
+            // The semaphore is never closed.
+            let turn = requests.clone().acquire_owned().await.ok();
+            if purpose == Purpose::Fill {
+                self.boot_sets.none().await;
+                reader.demand().none().await;
+                self.pace(&batch).await;
+            }
+            if reader.cache().room() < ROOM_FOR_READS + batch.plain_bytes() {
+                room = Room::Full;
+                break;
+            }
+            let reader = reader.clone();
+            flying.spawn(async move {
+                let landed = reader.fly_batch(batch, purpose).await;
+                drop(turn);
+                landed
+            });
+            while let Some(landed) = flying.try_join_next() {
+                landed.unwrap_or(Ok(()))?;
+            }
+        }
+        while let Some(landed) = flying.join_next().await {
+            landed.unwrap_or(Ok(()))?;
+        }
+        Ok(room)
+    }
+
+    /// Waits until a batch may begin.
+    async fn pace(&self, batch: &Batch) {
+        let FillRate::PerSecond(rate) = self.settings.rate else {
+            return;
+        };
+        let takes = Duration::from_secs_f64(batch.stored_bytes() as f64 / rate.get() as f64);
+        let begin = {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let begin = next.map_or_else(Instant::now, |next| next.max(Instant::now()));
+            *next = Some(begin + takes);
+            begin
+        };
+        tokio::time::sleep_until(begin).await;
+    }
+}
+
+/// What a cache has for a fill.
+enum Room {
+    Enough,
+    Full,
+}
+
+/// The chunks of a part of the plan that the cache has not, each once.
+fn missing(view: &View, part: Range<usize>) -> Result<Vec<ChunkId>, FormatError> {
+    let mut seen = HashSet::new();
+    let mut missing = Vec::new();
+    for index in part {
+        let (id, _) = view.plan().chunk(index)?;
+        if !view.reader().cache().contains(&id) && seen.insert(id) {
+            missing.push(id);
+        }
+    }
+    Ok(missing)
+}

@@ -1,0 +1,225 @@
+//! Neighbouring frames fetched in one request, for those who want many chunks and are in no hurry.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use shale_model::{
+    BootSet, ChunkId, FormatError, Location, MAX_MISSING_IDS, MAX_TRACE_CHUNKS, PACK_TRAILER_BYTES,
+    PackContents, PackId, PackTrailer, SeamError,
+};
+
+use super::{ChunkReader, Flight, Landed, ReadError, lock};
+use crate::observe::Purpose;
+
+/// Stored bytes that one request brings, unless a single frame has more: at 100 Mbit/s it keeps a read that a
+/// guest waits for from the link for 80 ms.
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// Largest footer of a boot set: that of the longest trace, in frames of one chunk each.
+const MAX_FOOTER_BYTES: u64 = 68 * MAX_TRACE_CHUNKS as u64 + PACK_TRAILER_BYTES as u64;
+
+/// Why a boot set cannot be used. The boot does without.
+#[derive(Debug, thiserror::Error)]
+pub enum BootSetError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Seam(#[from] SeamError),
+    /// Its footer is damaged.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Its footer has a size that none has.
+    #[error("the footer of a boot set has {0} bytes")]
+    Footer(u64),
+    /// Its chunks cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Frames that lie one after the other in a pack, each with a chunk that it holds.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    frames: Vec<(ChunkId, Location)>,
+    /// Plain bytes of all frames.
+    plain: u64,
+}
+
+impl Batch {
+    fn new(chunk: ChunkId, at: Location) -> Self {
+        let frames = vec![(chunk, at)];
+        let plain = at.frame.plain.into();
+        Self { frames, plain }
+    }
+
+    /// Stored bytes, which a request for it brings.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let (_, start, end) = range(&self.frames);
+        end - start
+    }
+
+    /// Plain bytes, which it takes in the cache.
+    pub(crate) fn plain_bytes(&self) -> u64 {
+        self.plain
+    }
+
+    /// Appends the frame of `at`, if it follows and there is room for it.
+    fn extend(&mut self, chunk: ChunkId, at: Location) -> bool {
+        let (pack, start, end) = range(&self.frames);
+        let follows = pack == at.pack && end == at.frame.offset;
+        let fits = end - start + u64::from(at.frame.stored) <= BATCH_BYTES;
+        if follows && fits {
+            self.frames.push((chunk, at));
+            self.plain += u64::from(at.frame.plain);
+        }
+        follows && fits
+    }
+}
+
+/// Where neighbouring frames begin and end in their pack.
+fn range(frames: &[(ChunkId, Location)]) -> (PackId, u64, u64) {
+    let (first, last) = (&frames[0].1, &frames[frames.len() - 1].1);
+    let end = last.frame.offset + u64::from(last.frame.stored);
+    (first.pack, first.frame.offset, end)
+}
+
+impl ChunkReader {
+    /// What a boot set holds. From now on its chunks are read from its pack.
+    pub(crate) async fn open_boot_set(&self, set: &BootSet) -> Result<PackContents, BootSetError> {
+        let bytes = set.pack_bytes.saturating_sub(set.footer_offset);
+        if bytes > MAX_FOOTER_BYTES {
+            return Err(BootSetError::Footer(bytes));
+        }
+        let tail = self.fetch.read(set.pack, set.footer_offset, bytes).await?;
+        let Some((footer, trailer)) = tail
+            .len()
+            .checked_sub(PACK_TRAILER_BYTES)
+            .map(|at| tail.split_at(at))
+        else {
+            return Err(BootSetError::Footer(tail.len() as u64));
+        };
+        let trailer = PackTrailer::decode(trailer, set.pack_bytes)?;
+        let contents = PackContents::decode(&trailer, footer)?;
+        lock(&self.locations).take_boot_set(set.pack, &contents);
+        Ok(contents)
+    }
+
+    /// The frames that hold `ids`, in that order, as few batches. Chunks that no source has are left out.
+    pub(crate) async fn batches(
+        self: &Arc<Self>,
+        ids: &[ChunkId],
+    ) -> Result<Vec<Batch>, ReadError> {
+        let unknown = ids.iter().copied().filter(|id| self.known(*id).is_none());
+        let unknown: Vec<ChunkId> = unknown.collect();
+        for part in unknown.chunks(MAX_MISSING_IDS) {
+            let _turn = self.asking.lock().await;
+            self.fetch_locations(part).await?;
+        }
+        let mut batches: Vec<Batch> = Vec::new();
+        let mut seen = HashSet::new();
+        for id in ids {
+            let Some(at) = self.known(*id) else { continue };
+            if !seen.insert((at.pack, at.frame.offset)) {
+                continue;
+            }
+            let extended = batches.last_mut().is_some_and(|last| last.extend(*id, at));
+            if !extended {
+                batches.push(Batch::new(*id, at));
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Brings a batch into the cache, but for the frames that came meanwhile, or that somebody fetches already.
+    pub(crate) async fn fly_batch(
+        self: &Arc<Self>,
+        batch: Batch,
+        purpose: Purpose,
+    ) -> Result<(), ReadError> {
+        let mut flights = Vec::with_capacity(batch.frames.len());
+        {
+            let mut flying = lock(&self.flights);
+            for (chunk, at) in batch.frames {
+                let key = (at.pack, at.frame.offset);
+                if !flying.contains_key(&key) && !self.cache.contains(&chunk) {
+                    let (flight, _) = Flight::begin(self.clone(), &mut flying, key);
+                    flights.push((flight, (chunk, at)));
+                }
+            }
+        }
+        let Some((_, (chunk, _))) = flights.first() else {
+            return Ok(());
+        };
+        let (this, chunk) = (self.clone(), *chunk);
+        // A task of its own: readers that wait for it must not lose it when whoever fills goes away.
+        let task = self.runtime.spawn(async move {
+            let mut done = Ok(());
+            for flights in neighbours(flights) {
+                done = done.and(this.land_together(flights, purpose).await);
+            }
+            done
+        });
+        task.await.unwrap_or(Err(ReadError::Missing(chunk)))
+    }
+
+    /// Fetches frames that lie one after the other.
+    async fn land_together(
+        self: &Arc<Self>,
+        flights: Vec<(Flight, (ChunkId, Location))>,
+        purpose: Purpose,
+    ) -> Result<(), ReadError> {
+        let frames: Vec<_> = flights.iter().map(|(_, frame)| *frame).collect();
+        let (pack, start, end) = range(&frames);
+        let read = || self.fetch.read(pack, start, end - start);
+        let bytes = match self.persist(frames[0].0, read).await {
+            Ok(bytes) if bytes.len() as u64 == end - start => {
+                self.observer.fetched(end - start, purpose);
+                bytes
+            }
+            // Frame by frame it is found out what is wrong: the pack is gone, or its bytes are.
+            Ok(_) | Err(ReadError::Missing(_)) => Vec::new(),
+            Err(error) => {
+                for (flight, _) in flights {
+                    flight.land(Err(error.clone()));
+                }
+                return Err(error);
+            }
+        };
+        let mut failed = None;
+        for (flight, (chunk, at)) in flights {
+            let from = (at.frame.offset - start) as usize;
+            let stored = bytes.get(from..from + at.frame.stored as usize);
+            let landed = match stored.and_then(|stored| self.landed(chunk, at, stored)) {
+                Some(landed) => landed,
+                None => self.clone().fetch_frame(chunk, at).await,
+            };
+            if let Err(error) = &landed {
+                failed = Some(error.clone());
+            }
+            flight.land(landed);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The chunks of a frame, unless its bytes are wrong.
+    fn landed(&self, chunk: ChunkId, at: Location, stored: &[u8]) -> Option<Landed> {
+        let chunks: HashMap<_, _> = self.unpack(at, stored.to_vec()).ok()?;
+        chunks.contains_key(&chunk).then(|| Ok(Arc::new(chunks)))
+    }
+}
+
+/// Cuts flights where frames between them are left out.
+fn neighbours(
+    flights: Vec<(Flight, (ChunkId, Location))>,
+) -> Vec<Vec<(Flight, (ChunkId, Location))>> {
+    let mut parts: Vec<Vec<_>> = Vec::new();
+    let mut end = None;
+    for (flight, (chunk, at)) in flights {
+        if end != Some(at.frame.offset) {
+            parts.push(Vec::new());
+        }
+        end = Some(at.frame.offset + u64::from(at.frame.stored));
+        if let Some(part) = parts.last_mut() {
+            part.push((flight, (chunk, at)));
+        }
+    }
+    parts
+}
