@@ -165,7 +165,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn outcome(args: &[&str]) -> Result<(Outcome, String)> {
     let host = Shale::new()?;
     fs::create_dir(host.home().join("tree"))?;
-    fs::write(host.home().join("tree/file"), "content that nobody has")?;
+    // That of no other case: what one of them stored, a registry that lies to another might have after all.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    fs::write(host.home().join("tree/file"), format!("content {number}"))?;
     let said_file = host.home().join(".said");
     let mut command = limited_background(&host, args);
     command.stderr(fs::File::create(&said_file)?);
@@ -178,11 +181,11 @@ fn outcome(args: &[&str]) -> Result<(Outcome, String)> {
         ensure!(!said.contains("panicked at"), "{said}");
         if let Some(status) = ended {
             let code = status.code().with_context(|| format!("{status}: {said}"))?;
+            ensure!((1..100).contains(&code), "{status}: {said}");
             ensure!(
                 said.lines().any(|line| line.starts_with("shale: ")),
-                "{said}"
+                "{status}: {said}"
             );
-            ensure!((1..100).contains(&code), "{status}: {said}");
             ensure!(!host.home().join("disk.raw").exists(), "a disk is there");
             return Ok((Outcome::Ended(code), said));
         }

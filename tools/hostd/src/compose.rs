@@ -139,6 +139,8 @@ impl Composer {
     pub fn image(&self, id: TemplateId) -> Result<Image, ComposeError> {
         let template = self.template(id)?;
         let files = self.plan_files(id)?;
+        // What a process left that was killed while it kept a plan; what cannot be removed harms nobody.
+        let _ = remove_unfinished(&self.plans);
         if let Some(plan_id) = kept_plan(&files, id)
             && let Ok(plan) = open_plan(&self.plan_path(plan_id), plan_id)
         {
