@@ -49,6 +49,10 @@ pub const MAX_SMALL_BODIES_BYTES: usize = 32 * 1024 * 1024;
 /// and six of the largest.
 pub const MAX_LOOK_UP_IDS: usize = 64 * 1024;
 
+/// Traces of boots taken at once: each may pack a boot set again, which takes a processor for a second or two. The others wait
+/// without a place for work, so that hosts that boot together hold up no reader.
+pub const MAX_BOOT_SETS: usize = 1;
+
 /// Listings made at once: for a page, all references of the project are read into memory.
 pub const MAX_LISTINGS: usize = 2;
 
@@ -126,6 +130,8 @@ pub struct WorkLimits {
     pub uploads: usize,
     /// [`MAX_WORK`].
     pub work: usize,
+    /// [`MAX_BOOT_SETS`].
+    pub boot_sets: usize,
     /// [`WORK_WAIT`].
     pub wait: Duration,
     /// [`MAX_PUSHES`].
@@ -139,6 +145,7 @@ impl Default for WorkLimits {
         Self {
             uploads: MAX_UPLOADS,
             work: MAX_WORK,
+            boot_sets: MAX_BOOT_SETS,
             wait: WORK_WAIT,
             pushes: MAX_PUSHES,
             push_idle_time: PUSH_IDLE_TIME,

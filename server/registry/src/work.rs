@@ -15,6 +15,7 @@ pub(crate) struct Work {
     short: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     verifying: Arc<Semaphore>,
+    boot_sets: Arc<Semaphore>,
     listings: Arc<Semaphore>,
     layer_bytes: Arc<Semaphore>,
     small_bytes: Arc<Semaphore>,
@@ -42,6 +43,7 @@ impl Work {
             short: places(work.work),
             uploads: places(work.uploads),
             verifying: places(memory.verifying),
+            boot_sets: places(work.boot_sets),
             listings: places(memory.listings),
             layer_bytes: places(memory.layer_bodies_bytes),
             small_bytes: places(memory.small_bodies_bytes),
@@ -106,6 +108,11 @@ impl Work {
     pub(crate) async fn verifying(&self) -> Result<WorkPlace, Failure> {
         let place = Arc::clone(&self.verifying).acquire_owned().await;
         place.map_err(|_| busy())
+    }
+
+    /// A place to make a boot set.
+    pub(crate) async fn boot_set(&self) -> Result<WorkPlace, Failure> {
+        self.place(&self.boot_sets, 1).await
     }
 
     /// A place to hold a listing in memory.

@@ -35,9 +35,10 @@ pub(crate) async fn add_trace(
     let most = (BodyKind::Small, MAX_TRACE_BODY_BYTES);
     let body = read_body(&shared, &headers, body, most).await?;
     let chunks = decode_trace(&body).map_err(|e| Failure::new(Code::Invalid, chain(&e)))?;
+    let turn = shared.work.boot_set().await?;
     let (repository, runtime) = (Arc::clone(&shared.repository), Handle::current());
     let work = move || {
-        let _held = body;
+        let _held = (body, turn);
         runtime.block_on(repository.add_trace(template, &chunks))
     };
     shared.work.run(work).await?;

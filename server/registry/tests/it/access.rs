@@ -49,6 +49,8 @@ fn a_token_allows_its_scope() {
             200
         );
         assert_eq!(running.get(route::METRICS, &[token]).status, 200);
+        let traces = route::traces(TemplateId::of(&sample.template));
+        assert_eq!(running.send("POST", &traces, &[token], b"").status, 204);
     }
     let denied = running.send("POST", route::PUSHES, &[&read], b"");
     assert_eq!((denied.status, &*denied.problem()), (403, "denied"));

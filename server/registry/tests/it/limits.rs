@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shale_files::MemoryFiles;
-use shale_model::ChunkId;
+use shale_model::{ChunkId, TemplateId};
 use shale_registry::limits::{MAX_HEADER_BYTES, MAX_HEADERS};
 use shale_registry::{Certificate, Encryption};
-use shale_wire::encode_ids;
 use shale_wire::limits::{
     MAX_IDS, MAX_LAYER_BODY_BYTES, MAX_PACK_BODY_BYTES, MAX_TEMPLATE_BODY_BYTES,
 };
+use shale_wire::{encode_ids, route};
 
 use crate::harness::{
     HoldingIndex, Running, read_answer, repository, repository_on, write_request,
@@ -333,6 +333,32 @@ fn work_at_once() {
     index.let_go();
     assert_eq!(read_answer(&mut first, "POST").status, 200);
     assert_eq!(running.get("/api/v1/refs", &[]).status, 200);
+}
+
+#[test]
+fn boot_sets_made_at_once() {
+    let index = HoldingIndex::new();
+    let repository = repository_on(Arc::new(MemoryFiles::new()), index.clone());
+    let running = Running::over(repository, Encryption::None, |settings| {
+        settings.limits.work.boot_sets = 1;
+        settings.limits.work.wait = SHORT;
+    });
+    let sample = running.hold("demo/booted", 1);
+    let path = route::traces(TemplateId::of(&sample.template));
+    let trace = encode_ids(&sample.chunk_ids()[..2]);
+    index.hold_the_next();
+    let mut first = running.connect();
+    write_request(&mut first, ("POST", &path), &[], &trace);
+    index.wait_until_held();
+    assert_busy(&running.send("POST", &path, &[], &trace));
+    assert_eq!(
+        running.get("/api/v1/refs", &[]).status,
+        200,
+        "readers go on"
+    );
+    index.let_go();
+    assert_eq!(read_answer(&mut first, "POST").status, 204);
+    assert_eq!(running.send("POST", &path, &[], &trace).status, 204);
 }
 
 #[test]
