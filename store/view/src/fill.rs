@@ -157,8 +157,9 @@ impl Filler {
         let mut flying = JoinSet::new();
         let mut room = Room::Enough;
         let requests = match purpose {
-            Purpose::BootSet => Arc::new(Semaphore::new(REQUESTS)),
-            Purpose::Demand | Purpose::Fill => self.requests.clone(),
+            Purpose::Fill => self.requests.clone(),
+            // Its own: it waits for no fill.
+            _ => Arc::new(Semaphore::new(REQUESTS)),
         };
         for batch in reader.batches(missing).await? {
             // The semaphore is never closed.

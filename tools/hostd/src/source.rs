@@ -64,6 +64,8 @@ impl Source {
         if let Some(boots) = self.boots.clone() {
             let tell = async move { drop(boots.add_trace(template, &chunks).await) };
             let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that have ended take no room.
+            while telling.try_join_next().is_some() {}
             telling.spawn_on(tell, &self.composer.runtime);
         }
     }
