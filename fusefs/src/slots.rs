@@ -403,30 +403,23 @@ impl Slot {
     }
 
     fn buffer(&self) -> &[u8] {
-        let len = self.slots.shape.bytes as usize;
+        let (start, len) = self.buffer_parts();
         // SAFETY: the buffer lies inside the map, which lives as long as `slots` (invariant 1); nobody else writes to it
         // while this slot is borrowed (invariants 2 and 3).
-        unsafe {
-            let start = self
-                .slots
-                .map
-                .as_mut_ptr()
-                .add(self.slots.buffer_start(self.index));
-            std::slice::from_raw_parts(start, len)
-        }
+        unsafe { std::slice::from_raw_parts(start, len) }
     }
 
     fn buffer_mut(&mut self) -> &mut [u8] {
-        let len = self.slots.shape.bytes as usize;
+        let (start, len) = self.buffer_parts();
         // SAFETY: as in `buffer`, and this slot is borrowed exclusively.
-        unsafe {
-            let start = self
-                .slots
-                .map
-                .as_mut_ptr()
-                .add(self.slots.buffer_start(self.index));
-            std::slice::from_raw_parts_mut(start, len)
-        }
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    fn buffer_parts(&self) -> (*mut u8, usize) {
+        let map = self.slots.map.as_mut_ptr();
+        // SAFETY: the buffer lies inside the map (invariant 1).
+        let start = unsafe { map.add(self.slots.buffer_start(self.index)) };
+        (start, self.slots.shape.bytes as usize)
     }
 }
 
