@@ -195,13 +195,19 @@ fn privileged_users_see_what_their_rights_allow() -> Result<()> {
     mounted.end()
 }
 
-#[test]
-fn privileged_a_mount_whose_server_was_killed_is_told_and_taken_away() -> Result<()> {
-    need_root()?;
+/// A host with a template `test/tree` that has one file.
+fn with_one_file() -> Result<Shale> {
     let shale = Shale::new()?;
     let source = tempfile::tempdir()?;
     fs::write(source.path().join("file"), "content")?;
     push(&shale, source.path(), "test/tree")?;
+    Ok(shale)
+}
+
+#[test]
+fn privileged_a_mount_whose_server_was_killed_is_told_and_taken_away() -> Result<()> {
+    need_root()?;
+    let shale = with_one_file()?;
     let mut mounted = Mounted::new(&shale, "test/tree", &[])?;
     mounted.server()?.kill()?;
     // What the kernel has kept is still to be seen.
@@ -232,10 +238,7 @@ fn privileged_a_mount_whose_server_was_killed_is_told_and_taken_away() -> Result
 #[test]
 fn privileged_a_mount_in_use_stays_unless_it_is_told_to_go() -> Result<()> {
     need_root()?;
-    let shale = Shale::new()?;
-    let source = tempfile::tempdir()?;
-    fs::write(source.path().join("file"), "content")?;
-    push(&shale, source.path(), "test/tree")?;
+    let shale = with_one_file()?;
     let mut mounted = Mounted::new(&shale, "test/tree", &[])?;
     let mut file = File::open(mounted.point.join("file"))?;
     let umount = |args: &[&str]| {

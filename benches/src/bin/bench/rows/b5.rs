@@ -10,7 +10,9 @@ use crate::Settings;
 use crate::disk_client::{DiskClient, ReadAt};
 use crate::measure::{Contender, Sample, in_turns, print, seconds};
 use crate::programs::{Running, Shale, peer};
-use crate::rows::boot::{boot, export_base, nbd_disk, push_base, serve_base, serve_file, verdict};
+use crate::rows::boot::{
+    boot, export_base, nbd_disk, push_base, serve_base, serve_file, serve_with_nbdkit, verdict,
+};
 
 /// How often the trace is replayed in one sample: a boot's reads alone take too short a time.
 const REPEATED: usize = 20;
@@ -36,13 +38,7 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
     let sockets = [path("shale.sock"), path("raw.sock"), path("nbdkit.sock")];
     let _ours = serve_base(&shale, &sockets[0], None)?;
     let _peer = serve_file(&path("disk.raw"), "raw", &sockets[1])?;
-    let mut nbdkit = peer("nbdkit")?;
-    nbdkit
-        .args(["--foreground", "--readonly", "-U"])
-        .arg(&sockets[2])
-        .arg("file")
-        .arg(path("disk.raw"));
-    let _nbdkit = Running::server(&mut nbdkit, &sockets[2])?;
+    let _nbdkit = serve_with_nbdkit(&path("disk.raw"), &sockets[2])?;
     let replay = |socket: &Path, depth: usize| {
         let mut client = DiskClient::connect(socket)?;
         let value = seconds(|| {

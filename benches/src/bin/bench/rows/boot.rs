@@ -177,6 +177,17 @@ pub(crate) fn serve_file(file: &Path, format: &str, socket: &Path) -> Result<Run
     Running::server(&mut command, socket)
 }
 
+/// `nbdkit` of a raw file, read-only, on a unix socket.
+pub(crate) fn serve_with_nbdkit(file: &Path, socket: &Path) -> Result<Running> {
+    let mut command = peer("nbdkit")?;
+    command
+        .args(["--foreground", "--readonly", "-U"])
+        .arg(socket)
+        .arg("file")
+        .arg(file);
+    Running::server(&mut command, socket)
+}
+
 /// An unnamed export on a unix socket as a disk of a virtual machine.
 pub(crate) fn nbd_disk(socket: &Path) -> Disk {
     Disk::Nbd {

@@ -58,6 +58,17 @@ impl Trees {
         // What the tree holds is there once it is mounted.
         Running::server(&mut command, &self.point().join("etc"))
     }
+
+    /// The three, each measured by `sample`.
+    fn contenders<'a>(&'a self, sample: &'a dyn Fn(&Path) -> Result<Sample>) -> [Contender<'a>; 3] {
+        [
+            Contender::new("shale mount", || sample(&self.point())),
+            Contender::new("kernel EROFS on a loop device", || {
+                sample(&self.erofs.path())
+            }),
+            Contender::new("kernel ext4 on a loop device", || sample(&self.ext4.path())),
+        ]
+    }
 }
 
 /// Reads all files, as `tar` does.
@@ -106,7 +117,6 @@ pub(crate) fn read(settings: Settings) -> Result<()> {
     drop(alone);
 
     let _served = trees.serve()?;
-    let (ours, erofs, ext4) = (trees.point(), trees.erofs.path(), trees.ext4.path());
     for (name, drops) in [("caches dropped", true), ("hot", false)] {
         let sample = |tree: &Path| -> Result<Sample> {
             if drops {
@@ -116,11 +126,7 @@ pub(crate) fn read(settings: Settings) -> Result<()> {
             }
             timed(tree, read_all)
         };
-        let mut contenders = [
-            Contender::new("shale mount", || sample(&ours)),
-            Contender::new("kernel EROFS on a loop device", || sample(&erofs)),
-            Contender::new("kernel ext4 on a loop device", || sample(&ext4)),
-        ];
+        let mut contenders = trees.contenders(&sample);
         in_turns(settings.runs, &mut contenders)?;
         println!("{name}:");
         print("s", &contenders);
@@ -138,16 +144,11 @@ pub(crate) fn look(settings: Settings) -> Result<()> {
     println!("input: {}", trees.base.tree().display());
     println!("{NO_NYDUS}");
     let _served = trees.serve()?;
-    let (ours, erofs, ext4) = (trees.point(), trees.erofs.path(), trees.ext4.path());
     let sample = |tree: &Path| {
         look_at_all(tree)?;
         timed(tree, look_at_all)
     };
-    let mut contenders = [
-        Contender::new("shale mount", || sample(&ours)),
-        Contender::new("kernel EROFS on a loop device", || sample(&erofs)),
-        Contender::new("kernel ext4 on a loop device", || sample(&ext4)),
-    ];
+    let mut contenders = trees.contenders(&sample);
     in_turns(settings.runs, &mut contenders)?;
     print("s", &contenders);
     let ratio = contenders[0].ratio_to(&contenders[1]);

@@ -10,8 +10,10 @@ use harness::Input;
 use crate::Settings;
 use crate::disk_client::{DiskClient, ReadAt};
 use crate::measure::{Contender, Sample, in_turns, print, seconds};
-use crate::programs::{Running, Shale, peer};
-use crate::rows::boot::{export_base, push_base, serve_base, serve_file, verdict};
+use crate::programs::{Running, Shale};
+use crate::rows::boot::{
+    export_base, push_base, serve_base, serve_file, serve_with_nbdkit, verdict,
+};
 
 /// Bytes of the disk that are read: most of the base's files lie there, after the journal.
 const REGION: std::ops::Range<u64> = (80 << 20)..(336 << 20);
@@ -29,13 +31,7 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
     let sockets = [path("shale.sock"), path("raw.sock"), path("nbdkit.sock")];
     let _ours = serve_base(&shale, &sockets[0], None)?;
     let _peer = serve_file(&path("disk.raw"), "raw", &sockets[1])?;
-    let mut nbdkit = peer("nbdkit")?;
-    nbdkit
-        .args(["--foreground", "--readonly", "-U"])
-        .arg(&sockets[2])
-        .arg("file")
-        .arg(path("disk.raw"));
-    let _nbdkit = Running::server(&mut nbdkit, &sockets[2])?;
+    let _nbdkit = serve_with_nbdkit(&path("disk.raw"), &sockets[2])?;
     let point = path("mnt");
     std::fs::create_dir(&point)?;
     let mut mount = shale.command();
