@@ -137,7 +137,7 @@ fn privileged_what_was_flushed_survives_thirty_kills_of_the_server() -> Result<(
     }
     // Pattern of each 64 KiB that was flushed, and what was on its way when the server died.
     let mut flushed = [0u8; SLOTS];
-    while kills.all < 30 {
+    while kills.go_on()? {
         let server_of_writes = serve(&shale, &socket, Some(&overlay))?;
         check_slots(&socket, &flushed)?;
         let writes: Vec<(usize, u8)> = (0..400)
@@ -166,7 +166,7 @@ fn privileged_what_was_flushed_survives_thirty_kills_of_the_server() -> Result<(
         }
         server_of_writes.kill()?;
     }
-    kills.assert_in_the_middle();
+    println!("{kills:?}");
     starts.assert_some()?;
     let last = serve(&shale, &socket, Some(&overlay))?;
     check_slots(&socket, &flushed)?;
@@ -266,15 +266,11 @@ impl Kills {
         self.middle += usize::from(in_the_middle);
     }
 
-    /// Whether there were thirty, and fifteen that hit in the middle. For loops that go on until then, because how
-    /// many hit depends on what else the machine does.
-    pub(crate) fn are_enough(&self) -> bool {
-        self.all >= 30 && self.middle >= 15
-    }
-
-    pub(crate) fn assert_in_the_middle(&self) {
-        println!("{} of {} kills hit in the middle", self.middle, self.all);
-        assert!(self.middle * 2 >= self.all, "{self:?}");
+    /// Whether there are to be more: until there were thirty, of which fifteen hit in the middle. How many do depends
+    /// on what else the machine does, and an error says that hardly any did.
+    pub(crate) fn go_on(&self) -> Result<bool> {
+        ensure!(self.all < 200, "kills come too early or too late: {self:?}");
+        Ok(self.all < 30 || self.middle < 15)
     }
 }
 
