@@ -75,6 +75,7 @@ pub(crate) fn errno(error: &DeviceError) -> Errno {
     match error {
         DeviceError::ReadOnly => Errno::ROFS,
         DeviceError::NoSpace(_) => Errno::NOSPC,
-        DeviceError::Below(_) | DeviceError::Io(_) => Errno::IO,
+        // No face of this kind gives requests up.
+        DeviceError::Late | DeviceError::Below(_) | DeviceError::Io(_) => Errno::IO,
     }
 }

@@ -61,8 +61,11 @@ pub enum VmState {
     /// The guest runs.
     Running,
     /// The guest's processors stand still, for this reason in the hypervisor's words: `paused` when
-    /// somebody asked for it, `io-error` when a disk could not take a write.
+    /// somebody asked for it.
     Paused(String),
+    /// The guest's processors stand still because a disk could not take a write, or answered a read with "no space".
+    /// Those requests are asked again when the guest goes on.
+    DiskFailed,
     /// The hypervisor does not answer in time; its process is there.
     Silent,
     /// There is no such machine any more.

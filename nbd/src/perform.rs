@@ -81,6 +81,8 @@ fn errno(error: &DeviceError) -> Errno {
     match error {
         DeviceError::ReadOnly => Errno::Perm,
         DeviceError::NoSpace(_) => Errno::NoSpc,
+        // The one error that QEMU pauses for when it pauses for no other (`rerror=enospc`).
+        DeviceError::Late => Errno::NoSpc,
         DeviceError::Below(_) | DeviceError::Io(_) => Errno::Io,
     }
 }

@@ -5,7 +5,7 @@ mod archives;
 mod clients;
 mod damage;
 mod forged;
-mod full;
+pub(crate) mod full;
 mod places;
 mod registries;
 

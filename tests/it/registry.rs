@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{
-    Background, Disk, Input, LoopMount, Qemu, Random, Shale, compare_trees, need_root, run, tool,
-    wait_for_file,
+    Background, LoopMount, Random, Shale, compare_trees, need_root, run, tool, wait_for_file,
 };
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::export::{check_file_system, shell_machine, tell, wait_for_shell};
+use crate::export::check_file_system;
 use crate::kill::{Stored, random_tree};
 use crate::nbd::Kills;
 
@@ -26,10 +25,6 @@ use crate::nbd::Kills;
 const DENIED: i32 = 4;
 const CONFLICT: i32 = 5;
 const UNAVAILABLE: i32 = 6;
-
-/// How long the registry of a reading guest is away: longer than a client repeats one request, which is 30 s, so
-/// that the disk has to go on by itself.
-const OUTAGE: Duration = Duration::from_secs(36);
 
 /// Of so many pushes one has ended when its registry is killed, whatever else the machine does.
 const ROUNDS_TO_AN_ENDED_PUSH: usize = 6;
@@ -310,59 +305,6 @@ fn two_pushes_of_the_same_to_one_name_at_once_succeed_and_another_is_a_conflict(
         codes.push(output.status.code());
     }
     assert_eq!(codes, [Some(0), Some(0), Some(CONFLICT)]);
-    registry.server.terminate()
-}
-
-#[test]
-fn privileged_boot_a_guest_waits_for_a_registry_that_dies_and_returns() -> Result<()> {
-    need_root()?;
-    let (home, host) = (Shale::new()?, Shale::new()?);
-    let base = Input::base()?;
-    let registry = Registry::start(&home, 0)?;
-    let port = registry.port()?;
-    let reference = registry.name("test/base");
-    run(host.command().arg("push").arg(base.tree()).arg(&reference))?;
-    let socket = host.home().join("s");
-    let mut serve = host.command();
-    serve.args(["nbd", &reference, "--socket"]).arg(&socket);
-    serve.arg("--overlay").arg(host.home().join("overlay"));
-    let server = Background::start_until(&mut serve, "serving")?;
-    let export = String::new();
-    let disk = Disk::Nbd { socket, export };
-    let mut vm = Qemu::start(&shell_machine(&base, disk)?)?;
-    wait_for_shell(&mut vm)?;
-    // Nothing of this was read yet.
-    const READ: &str = "cat /usr/share/doc/*/copyright /usr/lib/x86_64-linux-gnu/*.so*";
-    let expected = {
-        let mut chroot = tool("chroot")?;
-        chroot.env_clear().env("PATH", "/usr/bin:/bin");
-        chroot.arg(base.tree()).args(["/bin/sh", "-c"]);
-        run(chroot.arg(format!("set -e; {READ} > /dev/null; {READ} | md5sum")))?
-    };
-    registry.server.kill()?;
-    let begun = Instant::now();
-    vm.send(&format!(
-        "{{ {READ} && echo cat''-succeeded >&2; }} | md5sum; echo read''-it\n"
-    ))?;
-    // Longer than one request is repeated: then the disk itself has to ask again.
-    std::thread::sleep(OUTAGE);
-    ensure!(
-        !vm.console()?.contains("read-it"),
-        "it was read without a registry"
-    );
-    println!("the registry was away for {:?}", begun.elapsed());
-    let registry = Registry::start(&home, port)?;
-    vm.wait_for("read-it", Duration::from_secs(180))?;
-    let console = vm.console()?;
-    ensure!(!console.contains("I/O error"), "{console}");
-    ensure!(console.contains("cat-succeeded"), "{console}");
-    ensure!(
-        console.contains(expected.trim()),
-        "not {expected}:\n{console}"
-    );
-    tell(&mut vm, "echo fine", Duration::from_secs(60))?;
-    vm.kill()?;
-    server.terminate()?;
     registry.server.terminate()
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod host;
 mod kills;
+mod stall;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

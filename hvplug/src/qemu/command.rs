@@ -89,10 +89,12 @@ impl Arguments {
             "driver": "raw", "node-name": node, "discard": "unmap", "file": below,
         });
         self.add("-blockdev", drive.to_string());
-        // A write that fails, on a full disk for instance, pauses the machine; it goes on where it was.
+        // What pauses the machine, to be asked for again when it goes on: a write that fails, on a full disk for
+        // instance, and a read that is answered with "no space", because its content does not come. A read that
+        // fails for another reason never succeeds, and is the guest's.
         self.add(
             "-device",
-            format!("virtio-blk-pci,drive={node},serial={node},werror=stop"),
+            format!("virtio-blk-pci,drive={node},serial={node},werror=stop,rerror=enospc"),
         );
     }
 

@@ -150,6 +150,7 @@ impl Driver for Qemu {
         };
         Ok(match status["status"].as_str().unwrap_or_default() {
             "running" => VmState::Running,
+            "io-error" => VmState::DiskFailed,
             other => VmState::Paused(other.to_owned()),
         })
     }

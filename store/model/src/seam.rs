@@ -256,6 +256,8 @@ pub enum DeviceError {
     ReadOnly,
     /// The storage behind it is full.
     NoSpace(String),
+    /// Its content has not come in the time that whoever asks gave it, and is still on its way: to be asked for again.
+    Late,
     /// What the disk is made of failed; the error of that is the source.
     Below(Arc<dyn std::error::Error + Send + Sync>),
     /// Anything else, with its reason.
@@ -274,6 +276,7 @@ impl fmt::Display for DeviceError {
         match self {
             Self::ReadOnly => f.write_str("the disk is read-only"),
             Self::NoSpace(reason) => write!(f, "no space left: {reason}"),
+            Self::Late => f.write_str("the content has not come yet"),
             Self::Below(_) => f.write_str("what the disk is made of failed"),
             Self::Io(reason) => f.write_str(reason),
         }
@@ -285,7 +288,7 @@ impl std::error::Error for DeviceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Below(cause) => Some(&**cause),
-            Self::ReadOnly | Self::NoSpace(_) | Self::Io(_) => None,
+            Self::ReadOnly | Self::NoSpace(_) | Self::Late | Self::Io(_) => None,
         }
     }
 }

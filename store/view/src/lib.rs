@@ -1,6 +1,7 @@
 //! The lazy read engine: a plan, a chunk cache and a source of chunks become a disk.
 //!
 //! ```text
+//! ImpatientDisk (BlockDevice) gives requests up, for hypervisors that pause their guest then
 //! Disk (BlockDevice)          what NBD and FUSE show
 //!   Overlay                   the guest's writes, on this host
 //!   View                      the plan cut into pieces
@@ -16,6 +17,7 @@
 mod cache;
 mod disk;
 mod fill;
+mod impatient;
 mod observe;
 mod ongoing;
 mod overlay;
@@ -27,6 +29,7 @@ mod view;
 pub use cache::{Cache, CacheError, CacheSettings, MIN_CAP_BYTES};
 pub use disk::Disk;
 pub use fill::{FillRate, FillSettings, FillState, Filler};
+pub use impatient::{Failed, ImpatientDisk};
 pub use observe::{Counters, Observer, Purpose, Source};
 pub use overlay::{BootId, Overlay, OverlayError, UNIT_BYTES};
 pub use plan_file::{PlanFile, PlanFileError, open as open_plan};

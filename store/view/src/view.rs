@@ -8,6 +8,7 @@ use shale_model::{
 };
 
 use crate::observe::{Source, WaitGuard};
+use crate::ongoing::Ongoing;
 use crate::plan_file::PlanFile;
 use crate::reader::{ChunkReader, ReadError, WhenDenied};
 use crate::trace::Trace;
@@ -26,6 +27,7 @@ pub struct View {
     reader: Arc<ChunkReader>,
     when_denied: WhenDenied,
     trace: Option<Arc<Trace>>,
+    waiting: Ongoing,
 }
 
 /// A part of a read that is not in the cache.
@@ -43,6 +45,7 @@ impl View {
             reader,
             when_denied: WhenDenied::Wait,
             trace: None,
+            waiting: Ongoing::new(),
         }
     }
 
@@ -58,6 +61,11 @@ impl View {
     pub fn traced(self, trace: Arc<Trace>) -> Self {
         let trace = Some(trace);
         Self { trace, ..self }
+    }
+
+    /// Whether a read waits for content.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_none()
     }
 
     /// The plan.
@@ -83,7 +91,7 @@ impl View {
             return Ok(());
         }
         let observer = self.reader.observer();
-        let _waiting = WaitGuard::begin(observer);
+        let _waiting = (WaitGuard::begin(observer), self.waiting.begin());
         // All but the first fly on their own; awaiting them in order waits for the slowest only.
         let flights: Vec<_> = misses[1..]
             .iter()

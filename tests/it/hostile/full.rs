@@ -11,7 +11,7 @@ use harness::{Background, LoopMount, NbdClient, Random, Shale, need_root, run, t
 use super::{ended, limited, limited_command};
 
 /// A small file system of its own.
-fn small_disk(directory: &Path, megabytes: u64) -> Result<LoopMount> {
+pub(crate) fn small_disk(directory: &Path, megabytes: u64) -> Result<LoopMount> {
     let image = directory.join("small.ext4");
     fs::File::create(&image)?.set_len(megabytes << 20)?;
     run(tool("mke2fs")?
@@ -89,7 +89,7 @@ fn privileged_an_export_onto_a_full_disk_fails_and_leaves_nothing() -> Result<()
 }
 
 /// Takes what room is left on the file system of `directory`, to the last block; removing the file gives it back.
-fn fill(directory: &Path) -> Result<PathBuf> {
+pub(crate) fn fill(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("ballast");
     let mut file = fs::File::create(&path)?;
     for step in [1 << 20, 64 << 10, 4096] {

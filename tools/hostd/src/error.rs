@@ -104,6 +104,14 @@ pub enum HostError {
         /// How long it was waited for.
         limit: Duration,
     },
+    /// The guest is paused until its content comes.
+    #[error("`{name}` waits for its content: {reason}")]
+    Stalled {
+        /// The instance.
+        name: String,
+        /// Why it does not come.
+        reason: String,
+    },
     /// The guest did not show a login prompt in time. It runs on.
     #[error("`{name}` showed no login prompt within {limit:?}; its console ends with:\n{console}")]
     NoLogin {
@@ -213,7 +221,7 @@ impl HostError {
             Self::Lock(LockError::Held { .. }) => Trouble::Conflict,
             Self::Overlay(OverlayError::Lock(LockError::Held { .. })) => Trouble::Conflict,
             Self::Listen(ListenError::Busy(_)) => Trouble::Conflict,
-            Self::NoPort | Self::StillRunning { .. } => Trouble::Unavailable,
+            Self::NoPort | Self::StillRunning { .. } | Self::Stalled { .. } => Trouble::Unavailable,
             Self::NoContent { .. } | Self::NoLogin { .. } => Trouble::Unavailable,
             Self::Name(_) | Self::Reference(_) => Trouble::Invalid,
             Self::DiskTooSmall { .. } | Self::MemoryTooSmall { .. } => Trouble::Invalid,
@@ -272,6 +280,7 @@ impl HostError {
             Self::NoContent { .. } => {
                 "try again when its registry answers; --timeout allows more time".into()
             }
+            Self::Stalled { .. } => "it goes on by itself when the content comes".into(),
             Self::StillRunning { name, .. } => {
                 format!("wait for it, or `shale vm stop --force {name}` cuts its power")
             }

@@ -35,6 +35,13 @@ pub(crate) struct Record {
     pub(crate) resources: Resources,
     pub(crate) ports: Vec<Forward>,
     pub(crate) login: LoginRecord,
+    /// Seconds that a request of the guest may wait for content; then the hypervisor pauses it. `None` waits on, as do
+    /// guests of older records, whose hypervisors may run without having been told to pause.
+    #[serde(default)]
+    pub(crate) pause_after_seconds: Option<u64>,
+    /// Whether somebody has paused it and wants it to stay so.
+    #[serde(default)]
+    pub(crate) paused: bool,
 }
 
 /// How far an instance has come.
@@ -98,6 +105,7 @@ pub(crate) struct NewRecord {
     pub(crate) resources: Resources,
     pub(crate) ports: Vec<Forward>,
     pub(crate) login: LoginRecord,
+    pub(crate) pause_after_seconds: Option<u64>,
 }
 
 impl Record {
@@ -112,6 +120,8 @@ impl Record {
             resources: new.resources,
             ports: new.ports,
             login: new.login,
+            pause_after_seconds: new.pause_after_seconds,
+            paused: false,
         }
     }
 
@@ -237,6 +247,7 @@ mod tests {
                     identity_file: None,
                     host_key: "ssh-ed25519 AAAA".into(),
                 },
+                pause_after_seconds: Some(10),
             },
         );
         records.put(&name, &record).unwrap();

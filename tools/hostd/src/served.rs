@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
 use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
-use shale_view::{Disk, FillState, Overlay, Trace, View, open_plan};
+use shale_view::{Disk, Failed, FillState, ImpatientDisk, Overlay, Trace, View, open_plan};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -18,6 +19,9 @@ use crate::source::Source;
 /// A disk with its server.
 pub(crate) struct Served {
     disk: Arc<Disk>,
+    /// The disk as the machine has it.
+    impatient: Arc<ImpatientDisk>,
+    view: Arc<View>,
     overlay: Arc<Overlay>,
     end: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
@@ -27,11 +31,11 @@ pub(crate) struct Served {
 
 impl Served {
     /// Opens plan and overlay, listens on `socket`, and begins to fill the cache with what the plan names. Blocks;
-    /// server and fill run on `runtime`. What is read is noted in the trace.
+    /// server and fill run on `runtime`. What is read is noted in the trace. Requests of the machine wait for `patience`.
     pub(crate) fn open(
         source: &Source,
         (plan, trace): (PlanId, Option<Arc<Trace>>),
-        overlay: &Path,
+        (overlay, patience): (&Path, Option<Duration>),
         socket: &Path,
         runtime: &Handle,
     ) -> HostResult<Self> {
@@ -50,8 +54,9 @@ impl Served {
             let (filler, view) = (source.filler.clone(), view.clone());
             async move { filler.fill(&view, &state).await }
         });
-        let disk = Arc::new(Disk::writable(view, overlay.clone()));
-        let export = Export::new(disk.clone(), Access::ReadWrite);
+        let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
+        let impatient = Arc::new(ImpatientDisk::new(disk.clone(), patience));
+        let export = Export::new(impatient.clone(), Access::ReadWrite);
         let server = Server::new(Exports::single(export)?, Settings::default());
         let listener = {
             let _inside = runtime.enter();
@@ -65,6 +70,8 @@ impl Served {
         });
         Ok(Self {
             disk,
+            impatient,
+            view,
             overlay,
             end,
             server,
@@ -73,12 +80,27 @@ impl Served {
         })
     }
 
+    /// Whether a read waits for content.
+    pub(crate) fn waits(&self) -> bool {
+        self.view.waits() || self.is_late()
+    }
+
+    /// Whether content is still on its way that requests of the machine were given up for.
+    pub(crate) fn is_late(&self) -> bool {
+        self.impatient.is_late()
+    }
+
+    /// The requests of the machine that failed.
+    pub(crate) fn failed(&self) -> Failed {
+        self.impatient.failed()
+    }
+
     /// How far the disk's content is on its way to this host.
     pub(crate) fn filled(&self) -> FillState {
         self.filled.borrow().clone()
     }
 
-    /// The disk.
+    /// The disk, whose requests wait for as long as it takes.
     pub(crate) fn device(&self) -> Arc<dyn BlockDevice> {
         self.disk.clone()
     }

@@ -4,6 +4,7 @@
 mod cache;
 mod disk;
 mod fill;
+mod impatient;
 mod overlay;
 mod reading;
 mod source;

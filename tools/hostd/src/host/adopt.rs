@@ -1,6 +1,7 @@
 //! What a service finds when it starts, and what ends without being told to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::HostResult;
 use crate::logs;
@@ -73,7 +74,9 @@ impl Host {
         let source = self.sources.get(&record.origin.repository())?;
         let (overlay, socket) = (instance.paths.overlay(), instance.paths.disk());
         let (plan, trace) = (record.origin.plan, instance.live().trace.clone());
-        Served::open(&source, (plan, trace), &overlay, &socket, &self.runtime)
+        let patience = record.pause_after_seconds.map(Duration::from_secs);
+        let overlay = (overlay.as_path(), patience);
+        Served::open(&source, (plan, trace), overlay, &socket, &self.runtime)
     }
 
     /// Removes all of an instance: its record first, so that what is left is known to be garbage. Blocks.
@@ -116,6 +119,8 @@ impl Host {
                 if !vm.process.runs() {
                     return Look::Ended;
                 }
+                // A hypervisor that does not answer is asked again at the next look.
+                let _ = self.look_at_stall(instance, &vm);
             }
             None if phase == Some(Phase::Started) => self.adopt(instance),
             None => {}

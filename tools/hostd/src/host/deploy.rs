@@ -207,6 +207,7 @@ impl Host {
                 },
                 ports: wish.ports.clone(),
                 login,
+                pause_after_seconds: wish.pause_after_seconds,
             },
         ))
     }

@@ -12,6 +12,8 @@ use crate::patience::Hope;
 use crate::record::Record;
 use crate::served::Served;
 
+use super::stall::Questions;
+
 /// An instance.
 pub(super) struct Instance {
     pub(super) name: InstanceName,
@@ -34,6 +36,8 @@ pub(super) struct Live {
     pub(super) disk: Option<Served>,
     /// What its first boot reads, until it is ready.
     pub(super) trace: Option<Arc<Trace>>,
+    /// When its hypervisor was asked whether the guest stands still.
+    pub(super) questions: Questions,
     /// Whether the ports of the record are its own: from before the machine starts until it has ended.
     pub(super) holds_ports: bool,
     /// Why the instance is not what its record says.

@@ -8,6 +8,7 @@ mod attempt;
 mod deploy;
 mod instance;
 mod show;
+mod stall;
 mod start;
 mod stop;
 

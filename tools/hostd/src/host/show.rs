@@ -78,7 +78,7 @@ impl Host {
             },
             None => HostError::Busy(name.clone()),
         })?;
-        let (state, reason) = self.state(&record, vm.as_ref());
+        let (state, reason) = self.state(instance, &record, vm.as_ref());
         let files = instance.paths.vm_files();
         let disk = self.disk(instance, &record);
         Ok(api::Instance {
@@ -111,7 +111,12 @@ impl Host {
         })
     }
 
-    fn state(&self, record: &Record, vm: Option<&Vm>) -> (InstanceState, Option<String>) {
+    fn state(
+        &self,
+        instance: &Instance,
+        record: &Record,
+        vm: Option<&Vm>,
+    ) -> (InstanceState, Option<String>) {
         let Some(vm) = vm else {
             return match record.phase {
                 Phase::Deploying => (InstanceState::Deploying, None),
@@ -121,6 +126,7 @@ impl Host {
         match self.driver.state(vm) {
             Ok(VmState::Running) => (InstanceState::Running, None),
             Ok(VmState::Paused(reason)) => (InstanceState::Paused, Some(reason)),
+            Ok(VmState::DiskFailed) => (InstanceState::Paused, Some(self.why_failed(instance))),
             Ok(VmState::Silent) => (InstanceState::Silent, None),
             Ok(VmState::Ended) => (InstanceState::Stopped, None),
             Err(error) => (InstanceState::Silent, Some(error.to_string())),
@@ -131,18 +137,18 @@ impl Host {
         // What cannot be counted is shown as nothing: the instance may be of use without it.
         let (content_bytes, local_bytes) = self.local_share(record).unwrap_or((0, 0));
         let counters = self.sources.counters();
+        let (fill, stalled) = match &instance.live().disk {
+            Some(disk) => (fill(disk.filled()), disk.waits()),
+            None => (Fill::Off, false),
+        };
         ShownDisk {
             bytes: record.disk_bytes,
             written_bytes: room_of(&instance.paths.overlay()),
             content_bytes,
             local_bytes,
-            fill: instance
-                .live()
-                .disk
-                .as_ref()
-                .map_or(Fill::Off, |disk| fill(disk.filled())),
+            fill,
             waited_seconds: counters.waited().as_secs_f64(),
-            stall: counters.stall_reason(),
+            stall: stalled.then(|| self.stall_reason()),
         }
     }
 

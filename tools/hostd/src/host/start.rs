@@ -115,6 +115,7 @@ impl Host {
         let files = files.map_err(|error| patience.over().unwrap_or(error.into()))?;
         write_boot_files(&instance.paths.boot(), &files)?;
         record.phase = Phase::Started;
+        record.paused = false;
         self.keep(&instance.name, &record)?;
         instance.live().record = Some(record.clone());
         Ok(record)

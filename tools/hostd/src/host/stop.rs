@@ -85,23 +85,30 @@ impl Host {
 
     /// Stops the guest's processors.
     pub(super) async fn pause(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
-        self.change(name, |driver, vm| driver.pause(vm)).await
+        let before = |host: &Host, instance: &Instance| host.keep_paused(instance, true);
+        self.change(name, before, |driver, vm| driver.pause(vm))
+            .await
     }
 
     /// Lets the guest's processors run again.
     pub(super) async fn resume(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
-        self.change(name, |driver, vm| driver.resume(vm)).await
+        let before = |host: &Host, instance: &Instance| host.keep_running(instance);
+        self.change(name, before, |driver, vm| driver.resume(vm))
+            .await
     }
 
     async fn change(
         self: &Arc<Self>,
         name: &InstanceName,
+        before: fn(&Host, &Instance) -> HostResult<()>,
         action: fn(&dyn shale_hvplug::Driver, &Vm) -> shale_hvplug::DriverResult<()>,
     ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         let _changing = self.right_to_change(&instance).await?;
         let vm = instance.vm().filter(|vm| vm.process.runs());
         let vm = vm.ok_or_else(|| HostError::NotRunning(name.to_string()))?;
+        let this = instance.clone();
+        self.blocking(move |host| before(host, &this)).await?;
         self.drive(&vm, action).await?;
         Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
     }

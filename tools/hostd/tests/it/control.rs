@@ -173,6 +173,7 @@ fn requests_are_answered() {
 /// What a deployment asks for.
 fn deployment(name: &str, repository: &str, limit_seconds: u64) -> Request {
     Request::Deploy(Box::new(Deploy {
+        pause_after_seconds: None,
         name: name.into(),
         reference: "demo/base".into(),
         repository: Repository {

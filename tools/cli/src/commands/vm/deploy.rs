@@ -54,9 +54,16 @@ pub(crate) struct Deploy {
     /// How the processors run
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
     accel: Accel,
+    /// Seconds that a read may wait for content until the machine is paused; it goes on by itself
+    #[arg(long, value_name = "SECONDS|never", default_value = "10", value_parser = parse_pause)]
+    pause_after: PauseAfter,
     #[command(flatten)]
     waiting: Waiting,
 }
+
+/// When a machine whose content does not come is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PauseAfter(Option<u64>);
 
 /// How processors run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -89,6 +96,7 @@ impl Deploy {
                 },
             },
             ports: self.publish,
+            pause_after_seconds: self.pause_after.0,
             wait: self.waiting.wish(),
         }));
         let outcome = call(context, request, show_stage(context))?;
@@ -165,6 +173,18 @@ fn parse_forward(text: &str) -> Result<Forward, String> {
         host: port(host)?,
         guest: port(guest)?,
     })
+}
+
+fn parse_pause(text: &str) -> Result<PauseAfter, String> {
+    let seconds = match text {
+        "never" => None,
+        seconds => Some(
+            seconds
+                .parse()
+                .map_err(|_| format!("`{text}` is neither seconds nor `never`"))?,
+        ),
+    };
+    Ok(PauseAfter(seconds))
 }
 
 /// Memory of a machine: what less cannot hold is a kernel.

@@ -1,0 +1,135 @@
+//! A guest whose disk cannot answer stands still, with a reason that can be seen, and goes on by itself.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use harness::{Input, Shale, need_root, run, tool};
+
+use crate::hostile::full::{fill, small_disk};
+use crate::registry::Registry;
+
+use super::host::Vms;
+
+/// Exit code of what cannot be had now.
+const UNAVAILABLE: i32 = 6;
+
+/// How long the registry of a reading guest is away: longer than a client repeats one request, which is 30 s, so
+/// that the disk has to go on by itself.
+const OUTAGE: Duration = Duration::from_secs(36);
+
+/// Files of which a boot reads little, 57 MB.
+const READ: &str = "cat /usr/share/doc/*/copyright /usr/lib/x86_64-linux-gnu/*.so*";
+
+#[test]
+fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_is_full()
+-> Result<()> {
+    need_root()?;
+    let work = tempfile::tempdir_in("/var/tmp")?;
+    // What the guest writes lies on a disk of its own.
+    let disk = small_disk(work.path(), 256)?;
+    let (home, vms) = (Shale::new()?, Vms::new()?);
+    fs::create_dir(vms.path(""))?;
+    symlink(disk.path(), vms.path("instances"))?;
+    let base = Input::base()?;
+    let registry = Registry::start(&home, 0)?;
+    let port = registry.port()?;
+    let reference = registry.name("test/base");
+    let mut push = vms.shale.command();
+    run(push.arg("push").arg(base.tree()).arg(&reference))?;
+    let mut deploy = vms.command(&["deploy", &reference, "--name", "a", "--pause-after", "3"]);
+    // So that there is something to wait for.
+    run(deploy.env("SHALE_FILL_RATE", "off"))?;
+    let expected = {
+        let mut chroot = tool("chroot")?;
+        chroot.env_clear().env("PATH", "/usr/bin:/bin");
+        chroot.arg(base.tree()).args(["/bin/sh", "-c"]);
+        run(chroot.arg(format!("set -e; {READ} > /dev/null; {READ} | md5sum")))?
+    };
+    vms.ssh("a", "true")?;
+
+    registry.server.kill()?;
+    let read = format!("set -e; {READ} > /dev/null; {READ} | md5sum");
+    let (registry, said) = beside(&vms, &read, || without_its_registry(&vms, &home, port))?;
+    ensure!(said == expected, "not {expected}: {said}");
+
+    let write = "dd if=/dev/urandom of=/root/written bs=1M count=64 status=none; sync; \
+                 cp /root/written /root/copy; sync; echo 3 > /proc/sys/vm/drop_caches; \
+                 cmp /root/written /root/copy && wc -c < /root/copy";
+    let ballast = fill(&disk.path())?;
+    let full = || {
+        wait_for_state(&vms, "paused")?;
+        let shown = vms.run(&["ls"])?;
+        ensure!(shown.contains("paused (its disk failed"), "{shown}");
+        ensure!(shown.contains("no space left"), "{shown}");
+        fs::remove_file(&ballast)?;
+        wait_for_state(&vms, "running")
+    };
+    let ((), said) = beside(&vms, write, full)?;
+    ensure!(said.trim() == (64 << 20).to_string(), "{said}");
+
+    let errors = vms.ssh("a", "dmesg | grep -c 'I/O error' || true")?;
+    ensure!(errors == "0\n", "{errors}");
+    vms.run(&["rm", "a", "--yes"])?;
+    registry.server.terminate()
+}
+
+/// Does `work` while the guest runs a script, and gives what the script printed.
+fn beside<T>(vms: &Vms, script: &str, work: impl FnOnce() -> Result<T>) -> Result<(T, String)> {
+    scope(|scope| {
+        let running = scope.spawn(|| run(&mut vms.command(&["ssh", "a", "--", script])));
+        let worked = work();
+        if worked.is_err() {
+            // Nobody can say when the script would end.
+            let _ = vms.kill_machine("a");
+        }
+        let said = running.join().expect("no panic");
+        Ok((worked?, said?))
+    })
+}
+
+/// The guest, whose reads find no registry, is paused with its reason. Then the registry is there again.
+fn without_its_registry(vms: &Vms, home: &Shale, port: u16) -> Result<Registry> {
+    let begun = Instant::now();
+    wait_for_state(vms, "paused")?;
+    let shown = vms.run(&["ls"])?;
+    ensure!(
+        shown.contains("paused (until its content comes: "),
+        "{shown}"
+    );
+    // It cannot go on, and says so; nor does another service forget why it stands still.
+    let resume = vms.command(&["resume", "a"]).output()?;
+    ensure!(resume.status.code() == Some(UNAVAILABLE), "{resume:?}");
+    vms.kill_service()?;
+    sleep(OUTAGE.saturating_sub(begun.elapsed()));
+    wait_for_state(vms, "paused")?;
+    // Whoever pauses it keeps it paused.
+    vms.run(&["pause", "a"])?;
+    let registry = Registry::start(home, port)?;
+    sleep(Duration::from_secs(5));
+    ensure!(vms.state("a")? == "paused", "it goes on unasked");
+    let _ = vms.run(&["resume", "a"]);
+    wait_for_state(vms, "running")?;
+    println!(
+        "the guest was without its registry for {:?}",
+        begun.elapsed()
+    );
+    Ok(registry)
+}
+
+fn wait_for_state(vms: &Vms, wanted: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let state = vms.state("a")?;
+        if state == wanted {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it is {state}, not {wanted}"
+        );
+        sleep(Duration::from_millis(100));
+    }
+}
