@@ -10,6 +10,7 @@
 mod arrows;
 mod beside;
 mod boot;
+mod cached;
 mod compose;
 mod credentials;
 mod doctor;

@@ -47,6 +47,25 @@ pub struct FillSettings {
     pub after_failure: Duration,
 }
 
+/// Why the content of a plan cannot be brought.
+#[derive(Debug, thiserror::Error)]
+pub enum BringError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The plan is damaged.
+    #[error(transparent)]
+    Plan(#[from] FormatError),
+    /// The cache has no room for all of it beside what is pinned.
+    #[error("the cache has room for {room} bytes beside what is pinned, and {needs} are to come")]
+    Full {
+        /// Bytes that there is room for.
+        room: u64,
+        /// Bytes of what is not here.
+        needs: u64,
+    },
+}
+
 impl FillSettings {
     /// Fills at `rate`.
     pub fn at(rate: FillRate) -> Self {
@@ -115,7 +134,11 @@ impl Filler {
             };
             loop {
                 state.send_replace(FillState::Running);
-                match self.bring(view.reader(), &missing, Purpose::Fill).await {
+                let room = || view.reader().cache().room();
+                match self
+                    .bring(view.reader(), &missing, Purpose::Fill, room)
+                    .await
+                {
                     Ok(Room::Enough) => break,
                     Ok(Room::Full) => return FillState::CacheFull,
                     Err(error) => {
@@ -127,6 +150,30 @@ impl Filler {
             }
         }
         FillState::Whole
+    }
+
+    /// Brings all that `view` has not yet, because somebody asked for that: as fast as the source sends, though below
+    /// reads, and what is not pinned leaves the cache for it. A source that does not answer is waited for.
+    ///
+    /// # Errors
+    /// There is no room, or something cannot be read.
+    pub async fn bring_whole(&self, view: &View) -> Result<(), BringError> {
+        let cache = view.reader().cache();
+        let chunks = view.plan().chunk_count();
+        let (room, needs) = (cache.room_beside_pins(), missing_bytes(view)?);
+        if needs + ROOM_FOR_READS > room {
+            return Err(BringError::Full { room, needs });
+        }
+        for start in (0..chunks).step_by(WINDOW_CHUNKS) {
+            let missing = missing(view, start..chunks.min(start + WINDOW_CHUNKS))?;
+            let room = || cache.room_beside_pins();
+            let brought = self.bring(view.reader(), &missing, Purpose::Fill, room);
+            if let Room::Full = brought.await? {
+                let (room, needs) = (room(), missing_bytes(view)?);
+                return Err(BringError::Full { room, needs });
+            }
+        }
+        Ok(())
     }
 
     /// Brings a boot set, in its order. Other than those of a fill, its requests do not wait for reads: the reads of
@@ -143,19 +190,21 @@ impl Filler {
         let contents = reader.open_boot_set(set).await?;
         let chunks = contents.chunks().iter().map(|chunk| chunk.id);
         let missing: Vec<ChunkId> = chunks.filter(|id| !reader.cache().contains(id)).collect();
-        self.bring(reader, &missing, Purpose::BootSet).await?;
+        let room = || reader.cache().room();
+        self.bring(reader, &missing, Purpose::BootSet, room).await?;
         Ok(())
     }
 
-    /// Brings chunks as long as there is room for them.
+    /// Brings chunks as long as there is `room` for them in bytes.
     async fn bring(
         &self,
         reader: &Arc<ChunkReader>,
         missing: &[ChunkId],
         purpose: Purpose,
+        room: impl Fn() -> u64,
     ) -> Result<Room, ReadError> {
         let mut flying = JoinSet::new();
-        let mut room = Room::Enough;
+        let mut found = Room::Enough;
         let requests = match purpose {
             Purpose::Fill => self.requests.clone(),
             // Its own: it waits for no fill.
@@ -169,8 +218,8 @@ impl Filler {
                 reader.demand().none().await;
                 self.pace(&batch).await;
             }
-            if reader.cache().room() < ROOM_FOR_READS + batch.plain_bytes() {
-                room = Room::Full;
+            if room() < ROOM_FOR_READS + batch.plain_bytes() {
+                found = Room::Full;
                 break;
             }
             let reader = reader.clone();
@@ -186,7 +235,7 @@ impl Filler {
         while let Some(landed) = flying.join_next().await {
             landed.unwrap_or(Ok(()))?;
         }
-        Ok(room)
+        Ok(found)
     }
 
     /// Waits until a batch may begin.
@@ -209,6 +258,19 @@ impl Filler {
 enum Room {
     Enough,
     Full,
+}
+
+/// Bytes of the chunks that the cache has not, each once.
+fn missing_bytes(view: &View) -> Result<u64, FormatError> {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    for index in 0..view.plan().chunk_count() {
+        let (id, len) = view.plan().chunk(index)?;
+        if !view.reader().cache().contains(&id) && seen.insert(id) {
+            bytes += u64::from(len);
+        }
+    }
+    Ok(bytes)
 }
 
 /// The chunks of a part of the plan that the cache has not, each once.

@@ -26,9 +26,9 @@ mod reader;
 mod trace;
 mod view;
 
-pub use cache::{Cache, CacheError, CacheSettings, MIN_CAP_BYTES};
+pub use cache::{Cache, CacheError, CacheSettings, CacheUsage, MIN_CAP_BYTES};
 pub use disk::Disk;
-pub use fill::{FillRate, FillSettings, FillState, Filler};
+pub use fill::{BringError, FillRate, FillSettings, FillState, Filler};
 pub use impatient::{Failed, ImpatientDisk};
 pub use observe::{Counters, Observer, Purpose, Source};
 pub use overlay::{BootId, Overlay, OverlayError, UNIT_BYTES};

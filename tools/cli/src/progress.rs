@@ -117,6 +117,28 @@ impl DiskProgress {
     }
 }
 
+/// Shows how much of a template is on this host.
+pub(crate) struct BringProgress(Pace);
+
+impl BringProgress {
+    pub(crate) fn new(mode: ProgressMode) -> Self {
+        Self(Pace::new(mode))
+    }
+
+    /// So many bytes of so many are here.
+    pub(crate) fn report(&self, here: u64, total: u64) {
+        self.0.show(
+            || format!("{} of {} are here", bytes(here), bytes(total)),
+            || json!({"local_bytes": here, "total_bytes": total, "seconds": self.0.seconds()}),
+        );
+    }
+
+    /// Ends the line that was rewritten.
+    pub(crate) fn end(&self) {
+        self.0.end();
+    }
+}
+
 /// Shows how a push goes.
 pub(crate) struct PushProgress {
     pace: Pace,

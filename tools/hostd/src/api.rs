@@ -13,7 +13,7 @@ use shale_model::{PlanId, TemplateId, Trouble};
 
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 3;
+pub const API_VERSION: u32 = 4;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;
@@ -73,6 +73,17 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Bring all of a template to this host.
+    Precache(Box<Precache>),
+    /// Let the content of a template leave the cache again.
+    Unpin {
+        /// Its reference as it was given, or its id.
+        template: String,
+    },
+    /// Remove from the cache what no instance and no pin needs.
+    PruneCache,
+    /// The cache, and what this host has of which template.
+    Cache,
     /// End the service. Guests run on; their disks wait for the next service.
     End,
 }
@@ -96,6 +107,27 @@ pub struct Deploy {
     pub pause_after_seconds: Option<u64>,
     /// What to wait for.
     pub wait: Wait,
+}
+
+/// A template that is to be brought to this host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Precache {
+    /// The template's reference.
+    pub reference: String,
+    /// The repository that it is in.
+    pub repository: Repository,
+    /// How long it is to stay.
+    pub stay: StayWish,
+}
+
+/// How long content is to stay in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StayWish {
+    /// Until something that is used more needs its room.
+    AsLongAsThereIsRoom,
+    /// Until it is unpinned.
+    UntilUnpinned,
 }
 
 /// A repository: where it is, and what opens it.
@@ -201,14 +233,28 @@ pub struct StageReport {
     /// Why it waits for content, if it does: what the last fetch that failed said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall: Option<String>,
+    /// How much of the content is here, where all of it is brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brought: Option<Brought>,
 }
 
-/// The parts of a deployment.
+/// How much of a template's content is on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brought {
+    /// Bytes that are here.
+    pub bytes: u64,
+    /// Bytes of all of it.
+    pub of: u64,
+}
+
+/// The parts of long work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// The template becomes a plan.
     Compose,
+    /// All content of the template is brought.
+    Bring,
     /// The instance gets its identity, on a disk of its size.
     Identity,
     /// Kernel and initial RAM disk are read from its disk.
@@ -236,6 +282,12 @@ pub enum Outcome {
         /// Those whose record cannot be read.
         damaged: Vec<Damaged>,
     },
+    /// A template was brought.
+    Cached(Box<CachedTemplate>),
+    /// The cache.
+    Cache(Box<CacheShown>),
+    /// Something was removed from the cache.
+    Pruned(CachePrune),
     /// The instance was started.
     Started {
         /// As it is now.
@@ -243,6 +295,52 @@ pub enum Outcome {
         /// When its login prompt came, if that was waited for.
         login: Option<LoginTime>,
     },
+}
+
+/// The chunk cache of a host, and what is in it. Its JSON is a stable interface.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CacheShown {
+    /// Most bytes of all its files together.
+    pub cap_bytes: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Bytes of those that do not leave, because something in them is pinned.
+    pub pinned_bytes: u64,
+    /// Chunks in them.
+    pub chunks: u64,
+    /// Bytes of the plans, which are no part of the cache.
+    pub plan_bytes: u64,
+    /// The templates that this host has plans of, in order of their ids.
+    pub templates: Vec<CachedTemplate>,
+}
+
+/// What a host has of a template. Its JSON is a stable interface.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CachedTemplate {
+    /// The template.
+    pub template: TemplateId,
+    /// The plan of its disk.
+    pub plan: PlanId,
+    /// The references that machines and pins of this host know it by.
+    pub references: Vec<String>,
+    /// Bytes of its content.
+    pub content_bytes: u64,
+    /// Bytes of these that are in the cache.
+    pub local_bytes: u64,
+    /// Whether they stay there.
+    pub pinned: bool,
+    /// The machines of this host that are made from it.
+    pub machines: Vec<String>,
+    /// Why the plan of what is pinned cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// What came of pruning the cache.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CachePrune {
+    /// Bytes of files that were removed.
+    pub freed_bytes: u64,
 }
 
 /// An instance whose record cannot be read. It can be removed.

@@ -321,6 +321,22 @@ fn kept_plan(files: &dyn Files, id: TemplateId) -> Option<PlanId> {
     PlanId::from_hex(std::str::from_utf8(&text).ok()?).ok()
 }
 
+/// The templates that this version made plans of, in no order.
+pub(crate) fn kept_plans(plans: &Path) -> Result<Vec<(TemplateId, PlanId)>, FileError> {
+    let files = DirFiles::open(plans)?;
+    let names = files.list(&FilePath::root())?;
+    let templates = names.iter().filter_map(|entry| {
+        let hex = entry
+            .name
+            .strip_suffix(COMPOSE_VERSION)?
+            .strip_suffix('.')?;
+        TemplateId::from_hex(hex).ok()
+    });
+    Ok(templates
+        .filter_map(|id| Some((id, kept_plan(&files, id)?)))
+        .collect())
+}
+
 /// The plan first, then the name that leads to it.
 fn keep_plan(
     files: &dyn Files,

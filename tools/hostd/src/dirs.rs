@@ -5,6 +5,7 @@
 //! <state>/plans/<id>.plan     plans, immutable
 //! <state>/plans/<template>    the plan that this version made of a template: its id in hex
 //! <state>/instances/<name>/   a virtual machine: see `host/instance.rs`
+//! <state>/pins.json           templates whose content stays in the cache
 //! <state>/ssh/id_ed25519      the key that logs in to machines that were given no other
 //! <state>/host.log            what a service in the background said
 //! <cache>/chunks/             the chunk cache

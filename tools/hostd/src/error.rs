@@ -9,7 +9,7 @@ use shale_files::{FileError, LockError};
 use shale_hvplug::DriverError;
 use shale_model::{FormatError, ReferenceError, SeamError, Trouble};
 use shale_nbd::{ExportError, ListenError};
-use shale_view::{OverlayError, PlanFileError};
+use shale_view::{BringError, OverlayError, PlanFileError};
 
 use crate::api::Failure;
 use crate::compose::ComposeError;
@@ -147,6 +147,12 @@ pub enum HostError {
     /// The plan is damaged.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The content of a template cannot be brought.
+    #[error(transparent)]
+    Bring(#[from] BringError),
+    /// The content of a template is not kept in the cache on purpose.
+    #[error("`{0}` is not pinned")]
+    NotPinned(String),
     /// The disk cannot be made what the instance is.
     #[error(transparent)]
     Seed(#[from] SeedError),
@@ -215,7 +221,9 @@ impl HostError {
     /// What the caller can do about it.
     pub fn trouble(&self) -> Trouble {
         match self {
-            Self::NoInstance(_) | Self::NoTemplate { .. } => Trouble::NotFound,
+            Self::NoInstance(_) | Self::NoTemplate { .. } | Self::NotPinned(_) => Trouble::NotFound,
+            Self::Bring(BringError::Full { .. }) => Trouble::NoSpace,
+            Self::Bring(BringError::Plan(_)) => Trouble::Integrity,
             Self::Exists(_) | Self::Port(_) | Self::NotRunning(_) => Trouble::Conflict,
             Self::Busy(_) | Self::GivenUp(_) => Trouble::Conflict,
             Self::Lock(LockError::Held { .. }) => Trouble::Conflict,
@@ -267,6 +275,10 @@ impl HostError {
             Self::NoInstance(_) => "`shale vm ls` lists what there is".into(),
             Self::Exists(name) => format!("choose another name, or `shale vm rm {name}`"),
             Self::NoTemplate { .. } => "`shale template ls` lists what there is".into(),
+            Self::NotPinned(_) => "`shale cache ls` shows what is".into(),
+            Self::Bring(BringError::Full { .. }) => {
+                "`shale cache unpin` gives up what was pinned; --cache-size allows more".into()
+            }
             Self::DiskTooSmall { .. } => "leave out --disk, or ask for more".into(),
             Self::MemoryTooSmall { .. } => "leave out --memory, or ask for more".into(),
             Self::PortTwice(_) => "each port of this host leads to one of the guest".into(),

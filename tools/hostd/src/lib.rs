@@ -20,6 +20,7 @@ mod keys;
 mod logs;
 mod name;
 mod patience;
+mod pins;
 mod place;
 mod read_ahead;
 mod record;

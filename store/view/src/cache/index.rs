@@ -1,6 +1,6 @@
 //! What the cache decides, as values: where a chunk goes and which segment leaves. No I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use shale_model::ChunkId;
 
@@ -33,6 +33,8 @@ struct Segment {
     data: u64,
     /// Chunks that were reserved in it.
     records: u64,
+    /// Chunks in it that are pinned: a segment that has some does not leave.
+    pinned: u64,
     /// Reads since it was filled: a segment that was used gets one more round.
     used: bool,
 }
@@ -62,6 +64,8 @@ pub(super) struct Index {
     cap: u64,
     segment_bytes: u64,
     chunks: HashMap<ChunkId, Cached>,
+    /// How often each chunk is pinned that is, whether it is there or not.
+    pins: HashMap<ChunkId, u32>,
     segments: BTreeMap<SegmentNo, Segment>,
     bytes: u64,
     next: SegmentNo,
@@ -74,6 +78,7 @@ impl Index {
             cap,
             segment_bytes: segment_bytes.min(cap / 4),
             chunks: HashMap::new(),
+            pins: HashMap::new(),
             segments: BTreeMap::new(),
             bytes: 0,
             next: 0,
@@ -82,6 +87,13 @@ impl Index {
 
     /// Takes up a segment found on disk: its chunks are to be verified at first use.
     pub(super) fn adopt(&mut self, segment: SegmentNo, chunks: &[(ChunkId, u32, u32)], data: u64) {
+        let state = Segment {
+            data,
+            records: chunks.len() as u64,
+            ..Segment::default()
+        };
+        self.bytes += state.bytes();
+        self.segments.insert(segment, state);
         for &(id, offset, len) in chunks {
             let slot = Slot {
                 segment,
@@ -89,15 +101,8 @@ impl Index {
                 len,
             };
             let verified = false;
-            self.chunks.insert(id, Cached { slot, verified });
+            self.insert(id, Cached { slot, verified });
         }
-        let state = Segment {
-            data,
-            records: chunks.len() as u64,
-            used: false,
-        };
-        self.bytes += state.bytes();
-        self.segments.insert(segment, state);
         self.next = self.next.max(segment + 1);
     }
 
@@ -130,11 +135,91 @@ impl Index {
             .is_some_and(|cached| cached.slot == slot)
         {
             self.chunks.remove(id);
+            self.count_pin(id, slot, |pinned| pinned.saturating_sub(1));
         }
     }
 
-    /// Reserves room for a chunk of `len` bytes; `None` if it is there already or larger than a
-    /// segment. The chunk is found only after [`Index::filled`].
+    fn insert(&mut self, id: ChunkId, cached: Cached) {
+        if let Some(old) = self.chunks.insert(id, cached) {
+            self.count_pin(&id, old.slot, |pinned| pinned.saturating_sub(1));
+        }
+        self.count_pin(&id, cached.slot, |pinned| pinned + 1);
+    }
+
+    /// Counts a chunk in or out of its segment, if it is pinned.
+    fn count_pin(&mut self, id: &ChunkId, slot: Slot, count: impl Fn(u64) -> u64) {
+        if let (true, Some(segment)) = (
+            self.pins.contains_key(id),
+            self.segments.get_mut(&slot.segment),
+        ) {
+            segment.pinned = count(segment.pinned);
+        }
+    }
+
+    /// Pins chunks, whether they are there or come later: they do not leave. Each time counts.
+    pub(super) fn pin(&mut self, ids: impl IntoIterator<Item = ChunkId>) {
+        for id in ids {
+            let count = self.pins.entry(id).or_insert(0);
+            *count += 1;
+            if *count == 1
+                && let Some(slot) = self.chunks.get(&id).map(|cached| cached.slot)
+            {
+                self.count_pin(&id, slot, |pinned| pinned + 1);
+            }
+        }
+    }
+
+    /// Takes one pin of each of these chunks back.
+    pub(super) fn unpin(&mut self, ids: impl IntoIterator<Item = ChunkId>) {
+        for id in ids {
+            match self.pins.get_mut(&id) {
+                None => {}
+                Some(count) if *count > 1 => *count -= 1,
+                Some(_) => {
+                    if let Some(slot) = self.chunks.get(&id).map(|cached| cached.slot) {
+                        self.count_pin(&id, slot, |pinned| pinned.saturating_sub(1));
+                    }
+                    self.pins.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Removes the segments in which nothing is pinned and no chunk is to be kept; their numbers.
+    pub(super) fn prune(&mut self, keep: impl Fn(&ChunkId) -> bool) -> Vec<SegmentNo> {
+        let kept: HashSet<SegmentNo> = self
+            .chunks
+            .iter()
+            .filter(|(id, _)| keep(id))
+            .map(|(_, cached)| cached.slot.segment)
+            .collect();
+        let unwanted = self.segments.iter();
+        let unwanted = unwanted.filter(|(no, segment)| segment.pinned == 0 && !kept.contains(no));
+        let unwanted: Vec<SegmentNo> = unwanted.map(|(no, _)| *no).collect();
+        for no in &unwanted {
+            self.segments.remove(no).inspect(|segment| {
+                self.bytes -= segment.bytes();
+            });
+        }
+        let gone: HashSet<SegmentNo> = unwanted.iter().copied().collect();
+        self.chunks
+            .retain(|_, cached| !gone.contains(&cached.slot.segment));
+        unwanted
+    }
+
+    /// Bytes of the segments that do not leave because something in them is pinned.
+    pub(super) fn pinned_bytes(&self) -> u64 {
+        let pinned = self.segments.values().filter(|segment| segment.pinned > 0);
+        pinned.map(Segment::bytes).sum()
+    }
+
+    /// Most bytes of all segments together.
+    pub(super) fn cap(&self) -> u64 {
+        self.cap
+    }
+
+    /// Reserves room for a chunk of `len` bytes; `None` if it is there already, larger than a segment, or all that
+    /// could leave for it is pinned. The chunk is found only after [`Index::filled`].
     pub(super) fn place(&mut self, id: &ChunkId, len: u32) -> Option<Placement> {
         let needs = u64::from(len) + RECORD_BYTES;
         if needs > self.segment_bytes || self.chunks.contains_key(id) {
@@ -144,6 +229,9 @@ impl Index {
         let open = current
             .filter(|(_, segment)| segment.bytes() + needs <= self.segment_bytes)
             .map(|(no, _)| *no);
+        if !self.can_make_room(needs, open) {
+            return None;
+        }
         let evict = self.make_room(needs, open);
         let no = open.unwrap_or(self.next);
         self.next = self.next.max(no + 1);
@@ -169,8 +257,19 @@ impl Index {
     pub(super) fn filled(&mut self, id: ChunkId, slot: Slot) {
         if self.segments.contains_key(&slot.segment) {
             let verified = true;
-            self.chunks.insert(id, Cached { slot, verified });
+            self.insert(id, Cached { slot, verified });
         }
+    }
+
+    /// Whether `needs` more bytes fit under the cap when all segments leave that may.
+    fn can_make_room(&self, needs: u64, keep: Option<SegmentNo>) -> bool {
+        if self.bytes + needs <= self.cap {
+            return true;
+        }
+        let stay = self.segments.iter();
+        let stay = stay.filter(|(no, segment)| segment.pinned > 0 || Some(**no) == keep);
+        let stay: u64 = stay.map(|(_, segment)| segment.bytes()).sum();
+        stay + needs <= self.cap
     }
 
     /// Chooses segments to leave until `needs` more bytes fit under the cap: the oldest first, but one
@@ -179,7 +278,8 @@ impl Index {
         let mut evicted = Vec::new();
         let mut spared = 0;
         while self.bytes + needs > self.cap {
-            let line: Vec<SegmentNo> = self.segments.keys().copied().collect();
+            let free = self.segments.iter().filter(|(_, s)| s.pinned == 0);
+            let line: Vec<SegmentNo> = free.map(|(no, _)| *no).collect();
             let mut candidates = line.iter().copied().filter(|no| Some(*no) != keep);
             let victim = candidates
                 .clone()
@@ -238,23 +338,63 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_cap_holds_and_slots_do_not_overlap(
+        fn the_cap_holds_slots_do_not_overlap_and_pinned_chunks_stay(
             cap in 2_000u64..20_000,
-            steps in vec((0u8..60, 1u32..700, any::<bool>()), 1..300),
+            steps in vec((0u8..60, 1u32..700, 0u8..10), 1..300),
         ) {
             let mut index = Index::new(cap, 2_000);
             let mut stored: HashMap<ChunkId, Slot> = HashMap::new();
-            for (n, len, read) in steps {
+            let mut pins: HashMap<ChunkId, u32> = HashMap::new();
+            for (n, len, step) in steps {
                 let id = ChunkId::of(&[n]);
-                if read {
-                    prop_assert_eq!(index.get(&id).map(|(slot, _)| slot), stored.get(&id).copied());
-                    continue;
+                let is_pinned = |id: &ChunkId| pins.get(id).is_some_and(|count| *count > 0);
+                match step {
+                    0..=3 => {
+                        prop_assert_eq!(index.get(&id).map(|(slot, _)| slot), stored.get(&id).copied());
+                        continue;
+                    }
+                    4 => {
+                        index.pin([id]);
+                        *pins.entry(id).or_default() += 1;
+                        continue;
+                    }
+                    5 => {
+                        index.unpin([id]);
+                        pins.entry(id).and_modify(|count| *count = count.saturating_sub(1));
+                        continue;
+                    }
+                    6 if n % 8 == 0 => {
+                        let before = index.bytes();
+                        let gone = index.prune(|id| id.as_bytes()[0] < 128);
+                        prop_assert!(index.bytes() <= before);
+                        let left = |(id, slot): (&ChunkId, &Slot)| {
+                            !gone.contains(&slot.segment)
+                                || !is_pinned(id) && id.as_bytes()[0] >= 128
+                        };
+                        let all_left = stored.iter().all(left);
+                        prop_assert!(all_left);
+                        stored.retain(|_, slot| !gone.contains(&slot.segment));
+                        prop_assert_eq!(index.chunks(), stored.len());
+                        continue;
+                    }
+                    _ => {}
                 }
                 let Some(placed) = index.place(&id, len) else {
                     let too_large = u64::from(len) + RECORD_BYTES > index.segment_bytes;
-                    prop_assert!(stored.contains_key(&id) || too_large);
+                    let pinned: HashSet<SegmentNo> = stored
+                        .iter()
+                        .filter(|(id, _)| is_pinned(id))
+                        .map(|(_, slot)| slot.segment)
+                        .collect();
+                    let full = index.bytes() + u64::from(len) + RECORD_BYTES > cap && !pinned.is_empty();
+                    prop_assert!(stored.contains_key(&id) || too_large || full);
                     continue;
                 };
+                let stays = |(id, slot): (&ChunkId, &Slot)| {
+                    !placed.evict.contains(&slot.segment) || !is_pinned(id)
+                };
+                let all_stay = stored.iter().all(stays);
+                prop_assert!(all_stay);
                 stored.retain(|_, slot| !placed.evict.contains(&slot.segment));
                 let new = placed.slot;
                 for old in stored.values().filter(|old| old.segment == new.segment) {

@@ -6,7 +6,7 @@
 //! ```
 //! Nothing is synced: what a crash damages is found by the hash at first use after a start, forgotten
 //! and fetched again. Segments leave as a whole, oldest first, those that were read last. A segment
-//! that leaves while it is read stays readable until the read ends.
+//! that leaves while it is read stays readable until the read ends. One that holds a pinned chunk does not leave.
 
 mod index;
 
@@ -35,6 +35,19 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 /// Longest list of chunks that is read at start: more records do not fit into a segment of chunks
 /// of one byte each, at [`SEGMENT_BYTES`].
 const MAX_LIST_BYTES: usize = SEGMENT_BYTES as usize;
+
+/// How much a cache has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// Most bytes of all its files together.
+    pub cap_bytes: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Bytes of those that do not leave, because something in them is pinned.
+    pub pinned_bytes: u64,
+    /// Chunks in them.
+    pub chunks: usize,
+}
 
 /// Why a cache does not open.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +175,44 @@ impl Cache {
     /// Bytes that it can take without giving anything up.
     pub fn room(&self) -> u64 {
         self.state().index.room()
+    }
+
+    /// Bytes that it can take when all leaves that is not pinned.
+    pub fn room_beside_pins(&self) -> u64 {
+        let state = self.state();
+        state.index.cap().saturating_sub(state.index.pinned_bytes())
+    }
+
+    /// Pins chunks, whether they are there or come later: they do not leave. Each time counts.
+    pub fn pin(&self, ids: impl IntoIterator<Item = ChunkId>) {
+        self.state().index.pin(ids);
+    }
+
+    /// Takes one pin of each of these chunks back.
+    pub fn unpin(&self, ids: impl IntoIterator<Item = ChunkId>) {
+        self.state().index.unpin(ids);
+    }
+
+    /// Removes the segments in which nothing is pinned and no chunk is to be kept; the bytes of their files.
+    pub fn prune(&self, keep: impl Fn(&ChunkId) -> bool) -> u64 {
+        let mut state = self.state();
+        let before = state.index.bytes();
+        for no in state.index.prune(keep) {
+            state.open.remove(&no);
+            remove_segment(&*self.files, no);
+        }
+        before - state.index.bytes()
+    }
+
+    /// How much it has, and of what.
+    pub fn usage(&self) -> CacheUsage {
+        let state = self.state();
+        CacheUsage {
+            cap_bytes: state.index.cap(),
+            bytes: state.index.bytes(),
+            pinned_bytes: state.index.pinned_bytes(),
+            chunks: state.index.chunks(),
+        }
     }
 
     /// How many chunks it has.

@@ -119,6 +119,49 @@ async fn a_fill_never_makes_room() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_comes_whole_and_pinned_chunks_stay() {
+    let fixture = Fixture::new();
+    let view = fixture.view();
+    let cache = view.reader().cache();
+    let junk: Vec<Vec<u8>> = (0..7u8).map(|n| vec![n; 1 << 20]).collect();
+    for chunk in &junk {
+        cache.store(ChunkId::of(chunk), chunk);
+    }
+    let ids: Vec<ChunkId> = junk.iter().map(|chunk| ChunkId::of(chunk)).collect();
+    cache.pin(ids.iter().copied());
+    let filler = Filler::new(FillSettings::at(FillRate::Off));
+    let refused = filler.bring_whole(&view).await;
+    assert!(
+        matches!(refused, Err(BringError::Full { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fixture.source.reads.load(SeqCst), 0);
+    // A segment of this cache holds one of them.
+    cache.unpin(ids[1..].iter().copied());
+    filler.bring_whole(&view).await.unwrap();
+    assert!(cache.contains(&ids[0]));
+    let chunks = view.plan().chunk_count();
+    assert!((0..chunks).all(|n| cache.contains(&view.plan().chunk(n).unwrap().0)));
+    // What is wanted stays, and the rest is room.
+    let wanted: Vec<ChunkId> = (0..chunks)
+        .map(|n| view.plan().chunk(n).unwrap().0)
+        .collect();
+    let freed = cache.prune(|id| wanted.contains(id));
+    assert!(freed >= 1 << 20, "{freed}");
+    assert!(cache.contains(&ids[0]) && !cache.contains(&ids[3]));
+    assert!(wanted.iter().all(|id| cache.contains(id)));
+    let usage = cache.usage();
+    assert!(usage.pinned_bytes > 0 && usage.pinned_bytes <= usage.bytes);
+    cache.unpin([ids[0]]);
+    cache.prune(|_| false);
+    assert_eq!(cache.usage().bytes, 0);
+    // A source that fails is told of.
+    fixture.source.faults.wrong.store(u32::MAX, SeqCst);
+    let failed = filler.bring_whole(&view).await;
+    assert!(matches!(failed, Err(BringError::Read(_))), "{failed:?}");
+}
+
+#[tokio::test]
 async fn wrong_short_and_absent_answers_are_asked_for_again() {
     for fault in ["wrong", "short", "absent"] {
         let fixture = Fixture::new();

@@ -232,6 +232,11 @@ fn spawn(context: &Context) -> anyhow::Result<Child> {
     command.spawn().context("start the host service")
 }
 
+/// The service answered something else than was asked: a bug.
+pub(crate) fn unexpected(outcome: &Outcome) -> anyhow::Error {
+    anyhow::anyhow!("the host service answered {outcome:?}")
+}
+
 /// An error of the service as one of this command.
 pub(crate) fn failure(error: CallError) -> anyhow::Error {
     match error {

@@ -1,5 +1,6 @@
 //! One file per command: an args struct whose doc comments are the help, and one function.
 
+mod cache;
 mod completion;
 mod doctor;
 mod export;
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     Vm(vm::Vm),
     #[command(subcommand)]
     Host(host::HostCommand),
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
+    Precache(cache::PrecacheCommand),
     /// Deploy a template as a virtual machine: short for `vm deploy`
     Deploy(Box<vm::Deploy>),
     /// List virtual machines: short for `vm ls`
@@ -60,6 +64,8 @@ impl Command {
             Command::Token(token) => token.run(context),
             Command::Vm(vm) => vm.run(context),
             Command::Host(host) => host.run(context),
+            Command::Cache(cache) => cache.run(context),
+            Command::Precache(precache) => precache.run(context),
             Command::Deploy(deploy) => deploy.run(context),
             Command::Ps(ls) => ls.run(context),
             Command::Doctor(doctor) => doctor.run(context),

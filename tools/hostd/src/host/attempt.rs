@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::MutexGuard;
 use tokio::time::{sleep, timeout};
 
-use crate::api::{Stage, StageReport, Until, Wait};
+use crate::api::{Brought, Stage, StageReport, Until, Wait};
 use crate::error::{HostError, HostResult};
 use crate::patience::Patience;
 
@@ -44,11 +44,22 @@ impl Host {
     /// Does the `work` of a stage. Meanwhile the client is told why it waits, if it does.
     pub(super) async fn stage<T>(
         &self,
-        attempt: &Attempt,
+        progress: &Progress,
         stage: Stage,
         work: impl Future<Output = HostResult<T>>,
     ) -> HostResult<T> {
-        attempt.progress.stage(stage);
+        self.stage_with(progress, stage, work, || None).await
+    }
+
+    /// The same, whose client is told every second how much was brought.
+    pub(super) async fn stage_with<T>(
+        &self,
+        progress: &Progress,
+        stage: Stage,
+        work: impl Future<Output = HostResult<T>>,
+        brought: impl Fn() -> Option<Brought>,
+    ) -> HostResult<T> {
+        progress.stage(stage);
         let counters = self.sources.counters();
         let (mut retries, mut told) = (counters.retries(), None);
         let mut work = pin!(work);
@@ -60,13 +71,17 @@ impl Host {
             // Without a fetch that failed just now, the reason is an old one.
             let before = std::mem::replace(&mut retries, counters.retries());
             let stall = counters.stall_reason().filter(|_| retries > before);
-            if stall.is_some() && stall != told {
-                let seconds = attempt.progress.seconds();
-                attempt.progress.report(StageReport {
+            let is_new = stall.is_some() && stall != told;
+            let brought = brought();
+            if is_new || brought.is_some() {
+                progress.report(StageReport {
                     stage,
-                    seconds,
-                    stall: stall.clone(),
+                    seconds: progress.seconds(),
+                    stall: stall.clone().filter(|_| is_new),
+                    brought,
                 });
+            }
+            if is_new {
                 told = stall;
             }
         }

@@ -108,7 +108,9 @@ impl Host {
             Ok((source, image, is_first))
         });
         let compose = patience.wait(compose);
-        let (source, image, is_first) = self.stage(attempt, Stage::Compose, compose).await?;
+        let (source, image, is_first) = self
+            .stage(&attempt.progress, Stage::Compose, compose)
+            .await?;
         if is_first && attempt.until == Until::Login {
             instance.live().trace = Some(Arc::default());
         }
@@ -120,7 +122,7 @@ impl Host {
             self.blocking(move |host| host.make_disk(&this, disk, &patience))
                 .await
         };
-        self.stage(attempt, Stage::Identity, work).await
+        self.stage(&attempt.progress, Stage::Identity, work).await
     }
 
     /// What an instance's disk is to become. Blocks.

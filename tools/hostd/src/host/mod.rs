@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attempt;
+mod cached;
 mod deploy;
 mod instance;
 mod show;
@@ -31,6 +32,7 @@ use crate::dirs::{HostDirs, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::logs;
 use crate::name::InstanceName;
+use crate::pins::Pin;
 use crate::record::Records;
 use crate::source::{OpenPlace, Sources};
 
@@ -68,6 +70,8 @@ pub struct Host {
     clock: fn() -> SystemTime,
     runtime: Handle,
     instances: Mutex<BTreeMap<InstanceName, Arc<Instance>>>,
+    /// The templates whose content stays in the cache.
+    pins: Mutex<Vec<Pin>>,
     /// Held from looking for free ports until it can be seen whose they are.
     choosing_port: Mutex<()>,
     end: watch::Sender<bool>,
@@ -91,6 +95,7 @@ impl Progress {
             stage,
             seconds: self.seconds(),
             stall: None,
+            brought: None,
         });
     }
 
@@ -137,10 +142,12 @@ impl Host {
             clock: parts.clock,
             runtime,
             instances: Mutex::default(),
+            pins: Mutex::default(),
             choosing_port: Mutex::default(),
             end: watch::Sender::new(false),
             _lock: lock,
         });
+        host.pin_all()?;
         host.adopt_all()?;
         Ok(host)
     }
@@ -200,6 +207,10 @@ impl Host {
             Request::Pause { name: n } => self.pause(&name(&n)?).await,
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
+            Request::Precache(wish) => self.precache(*wish, progress).await,
+            Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,
+            Request::PruneCache => self.blocking(|host| host.prune_cache()).await,
+            Request::Cache => self.blocking(|host| host.show_cache()).await,
             Request::End => {
                 self.end.send_replace(true);
                 Ok(Outcome::Nothing)
@@ -211,6 +222,10 @@ impl Host {
         self.instances
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pins(&self) -> MutexGuard<'_, Vec<Pin>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn all(&self) -> Vec<Arc<Instance>> {

@@ -1,6 +1,5 @@
 //! Instances as they are shown.
 
-use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -16,6 +15,7 @@ use crate::name::InstanceName;
 use crate::record::{Phase, Record};
 
 use super::Host;
+use super::cached::local_bytes;
 use super::deploy::alias;
 use super::instance::Instance;
 
@@ -156,30 +156,16 @@ impl Host {
     fn local_share(&self, record: &Record) -> HostResult<(u64, u64)> {
         let plan = self.plan_path(record.origin.plan);
         let plan = open_plan(&plan, record.origin.plan)?;
-        let cache = self.sources.cache();
-        let mut seen = HashSet::with_capacity(plan.chunk_count());
-        let (mut all, mut local) = (0, 0);
-        for index in 0..plan.chunk_count() {
-            let (id, len) = plan.chunk(index)?;
-            if seen.insert(id) {
-                all += u64::from(len);
-                local += if cache.contains(&id) {
-                    u64::from(len)
-                } else {
-                    0
-                };
-            }
-        }
-        Ok((all, local))
+        local_bytes(self.sources.cache(), &plan)
     }
 
-    fn plan_path(&self, plan: PlanId) -> std::path::PathBuf {
+    pub(super) fn plan_path(&self, plan: PlanId) -> std::path::PathBuf {
         self.dirs.plans().join(format!("{}.plan", plan.hex()))
     }
 }
 
 /// Bytes that the files of a directory take.
-fn room_of(dir: &Path) -> u64 {
+pub(super) fn room_of(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let metadata = entries.filter_map(|entry| entry.metadata().ok());
     metadata

@@ -93,7 +93,9 @@ impl Host {
     ) -> HostResult<ConsoleStart> {
         let (this, patience) = (instance.clone(), attempt.patience.clone());
         let prepared = self.blocking(move |host| host.prepare(&this, patience));
-        let record = self.stage(attempt, Stage::Kernel, prepared).await?;
+        let record = self
+            .stage(&attempt.progress, Stage::Kernel, prepared)
+            .await?;
         attempt.progress.stage(Stage::Machine);
         let this = instance.clone();
         self.blocking(move |host| host.start_machine(&this, &record))

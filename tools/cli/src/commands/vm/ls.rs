@@ -4,8 +4,8 @@ use clap::Args;
 use serde::Serialize;
 use shale_hostd::api::{Instance, Outcome, Request};
 
-use super::{local, ports, state, unexpected};
-use crate::commands::host::call;
+use super::{local, ports, state};
+use crate::commands::host::{call, unexpected};
 use crate::context::Context;
 use crate::output::{Row, note, print_list};
 

@@ -18,7 +18,7 @@ use shale_hostd::api::{
     Until, Wait,
 };
 
-use crate::commands::host::call;
+use crate::commands::host::{call, unexpected};
 use crate::context::Context;
 use crate::output::{Row, bytes, note};
 
@@ -103,17 +103,13 @@ fn inspect_one(context: &Context, name: &str) -> anyhow::Result<Instance> {
     }
 }
 
-/// The service answered something else than was asked: a bug.
-fn unexpected(outcome: &Outcome) -> anyhow::Error {
-    anyhow::anyhow!("the host service answered {outcome:?}")
-}
-
 /// Prints how far a request is on standard error.
 fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
     let quiet = context.global.quiet;
     move |report| {
         let text = match report.stage {
             Stage::Compose => "composing the template",
+            Stage::Bring => "bringing its content",
             Stage::Identity => "making its disk and identity",
             Stage::Kernel => "reading its kernel",
             Stage::Machine => "starting the machine",

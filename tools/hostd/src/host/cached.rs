@@ -1,0 +1,255 @@
+//! What this host has of templates: brought before it is asked for, kept, counted, given up.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use shale_model::{ChunkId, PlanId, Reference, TemplateId};
+use shale_view::{Cache, PlanFile, View, open_plan};
+
+use crate::api::{
+    Brought, CachePrune, CacheShown, CachedTemplate, Outcome, Precache, Stage, StayWish,
+};
+use crate::compose::kept_plans;
+use crate::error::{HostError, HostResult};
+use crate::pins::{self, Pin};
+
+use super::{Host, Progress};
+
+/// Chunks that are pinned while this is there.
+struct Pinned<'a> {
+    cache: &'a Cache,
+    chunks: Vec<ChunkId>,
+}
+
+impl<'a> Pinned<'a> {
+    fn new(cache: &'a Cache, chunks: Vec<ChunkId>) -> Self {
+        cache.pin(chunks.iter().copied());
+        Self { cache, chunks }
+    }
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.cache.unpin(self.chunks.iter().copied());
+    }
+}
+
+impl Host {
+    /// Pins what was pinned when an earlier service ended. A plan that is gone or damaged is shown as such, and keeps
+    /// nobody from starting.
+    pub(super) fn pin_all(&self) -> HostResult<()> {
+        let kept = pins::read(&self.dirs.state)?;
+        for pin in &kept {
+            if let Ok(chunks) = self.chunks_of(pin.plan) {
+                self.sources.cache().pin(chunks);
+            }
+        }
+        *self.pins() = kept;
+        Ok(())
+    }
+
+    /// Brings all of a template to this host, and may keep it there.
+    pub(super) async fn precache(
+        self: &Arc<Self>,
+        wish: Precache,
+        progress: Progress,
+    ) -> HostResult<Outcome> {
+        let reference: Reference = wish.reference.parse()?;
+        let asked = wish.repository.clone();
+        let compose = self.blocking(move |host| {
+            let source = host.sources.get(&asked)?;
+            let id = source.resolve(&reference)?;
+            let image = source.composer.image(id)?;
+            Ok((source, image))
+        });
+        let (source, image) = self.stage(&progress, Stage::Compose, compose).await?;
+        let (template, plan) = (image.id, image.plan_id);
+        let view = View::for_command(image.plan, source.reader.clone());
+        let cache = self.sources.cache();
+        // What was brought does not leave for what comes behind it.
+        let pinned = Pinned::new(cache, chunks_in(view.plan())?);
+        let brought = || {
+            let (of, bytes) = local_bytes(cache, view.plan()).ok()?;
+            Some(Brought { bytes, of })
+        };
+        let work = async { Ok(source.filler.bring_whole(&view).await?) };
+        self.stage_with(&progress, Stage::Bring, work, brought)
+            .await?;
+        if wish.stay == StayWish::UntilUnpinned {
+            let pin = Pin {
+                reference: wish.reference,
+                template,
+                plan,
+            };
+            self.blocking(move |host| host.add_pin(pin)).await?;
+        }
+        drop(pinned);
+        let shown = self.blocking(move |host| host.cached(template, plan));
+        Ok(Outcome::Cached(Box::new(shown.await?)))
+    }
+
+    /// Keeps that a template stays. Blocks.
+    fn add_pin(&self, pin: Pin) -> HostResult<()> {
+        let mut pins = self.pins();
+        let others = pins.iter().filter(|other| other.template != pin.template);
+        let is_new = others.clone().count() == pins.len();
+        let next: Vec<Pin> = others.chain([&pin]).cloned().collect();
+        pins::write(&self.dirs.state, &next)?;
+        *pins = next;
+        drop(pins);
+        if is_new {
+            self.sources.cache().pin(self.chunks_of(pin.plan)?);
+        }
+        Ok(())
+    }
+
+    /// Lets the content of a template leave again. Blocks.
+    pub(super) fn unpin(&self, template: &str) -> HostResult<Outcome> {
+        // As it was kept: with its tag.
+        let reference = template.parse::<Reference>().map(|it| it.to_string());
+        let is_meant = |pin: &&Pin| {
+            reference.as_ref() == Ok(&pin.reference) || is_short_for(template, pin.template)
+        };
+        let mut pins = self.pins();
+        let found = pins.iter().find(is_meant).cloned();
+        let found = found.ok_or_else(|| HostError::NotPinned(template.to_owned()))?;
+        let next: Vec<Pin> = pins.iter().filter(|pin| **pin != found).cloned().collect();
+        pins::write(&self.dirs.state, &next)?;
+        *pins = next;
+        drop(pins);
+        if let Ok(chunks) = self.chunks_of(found.plan) {
+            self.sources.cache().unpin(chunks);
+        }
+        Ok(Outcome::Nothing)
+    }
+
+    /// Removes what no machine of this host and no pin needs. Blocks.
+    pub(super) fn prune_cache(&self) -> HostResult<Outcome> {
+        let mut needed = HashSet::new();
+        for plan in self.machines_by_plan().keys() {
+            // Without its plan a machine needs nothing: it cannot start.
+            needed.extend(self.chunks_of(*plan).unwrap_or_default());
+        }
+        let freed_bytes = self.sources.cache().prune(|id| needed.contains(id));
+        Ok(Outcome::Pruned(CachePrune { freed_bytes }))
+    }
+
+    /// The cache, and the templates that this host has plans of. Blocks.
+    pub(super) fn show_cache(&self) -> HostResult<Outcome> {
+        let mut plans: BTreeSet<(TemplateId, PlanId)> =
+            kept_plans(&self.dirs.plans())?.into_iter().collect();
+        let pins = self.pins().clone();
+        plans.extend(pins.iter().map(|pin| (pin.template, pin.plan)));
+        let records = self.all();
+        let records = records
+            .iter()
+            .filter_map(|instance| instance.live().record.clone());
+        plans.extend(records.map(|record| (record.origin.template, record.origin.plan)));
+        let mut templates = Vec::new();
+        for (template, plan) in plans {
+            match self.cached(template, plan) {
+                Ok(shown) => templates.push(shown),
+                // What is damaged is made again when it is wanted; what is pinned is not to vanish from sight.
+                Err(error) => {
+                    let pin = pins.iter().find(|pin| pin.plan == plan);
+                    templates.extend(pin.map(|pin| CachedTemplate {
+                        template,
+                        plan,
+                        references: vec![pin.reference.clone()],
+                        content_bytes: 0,
+                        local_bytes: 0,
+                        pinned: true,
+                        machines: Vec::new(),
+                        trouble: Some(error.failure().message),
+                    }));
+                }
+            }
+        }
+        let usage = self.sources.cache().usage();
+        Ok(Outcome::Cache(Box::new(CacheShown {
+            cap_bytes: usage.cap_bytes,
+            bytes: usage.bytes,
+            pinned_bytes: usage.pinned_bytes,
+            chunks: usage.chunks as u64,
+            plan_bytes: super::show::room_of(&self.dirs.plans()),
+            templates,
+        })))
+    }
+
+    /// What this host has of a template. Blocks.
+    fn cached(&self, template: TemplateId, plan: PlanId) -> HostResult<CachedTemplate> {
+        let file = open_plan(&self.plan_path(plan), plan)?;
+        let (content_bytes, local_bytes) = local_bytes(self.sources.cache(), &file)?;
+        let pins = self.pins();
+        let pin = pins.iter().find(|pin| pin.plan == plan);
+        let used = self.machines_by_plan().remove(&plan).unwrap_or_default();
+        let mut references = used.references;
+        references.extend(pin.map(|pin| pin.reference.clone()));
+        Ok(CachedTemplate {
+            template,
+            plan,
+            references: references.into_iter().collect(),
+            content_bytes,
+            local_bytes,
+            pinned: pin.is_some(),
+            machines: used.machines,
+            trouble: None,
+        })
+    }
+
+    fn machines_by_plan(&self) -> BTreeMap<PlanId, Use> {
+        let mut uses: BTreeMap<PlanId, Use> = BTreeMap::new();
+        for instance in self.all() {
+            if let Some(record) = &instance.live().record {
+                let used = uses.entry(record.origin.plan).or_default();
+                used.machines.push(instance.name.to_string());
+                used.references.insert(record.origin.reference.clone());
+            }
+        }
+        uses
+    }
+
+    fn chunks_of(&self, plan: PlanId) -> HostResult<Vec<ChunkId>> {
+        chunks_in(&open_plan(&self.plan_path(plan), plan)?)
+    }
+}
+
+/// Who uses a plan.
+#[derive(Default)]
+struct Use {
+    machines: Vec<String>,
+    references: BTreeSet<String>,
+}
+
+/// Digits of an id that are enough to name it.
+const SHORT_ID: usize = 12;
+
+fn is_short_for(text: &str, template: TemplateId) -> bool {
+    let digits = text.strip_prefix("blake3:").unwrap_or(text);
+    digits.len() >= SHORT_ID && template.hex().starts_with(digits)
+}
+
+/// The chunks of a plan, each once.
+fn chunks_in(plan: &PlanFile) -> HostResult<Vec<ChunkId>> {
+    let mut seen = HashSet::with_capacity(plan.chunk_count());
+    for index in 0..plan.chunk_count() {
+        seen.insert(plan.chunk(index)?.0);
+    }
+    Ok(seen.into_iter().collect())
+}
+
+/// Bytes of the content of a plan, each chunk once, and those of them that the cache has.
+pub(super) fn local_bytes(cache: &Cache, plan: &PlanFile) -> HostResult<(u64, u64)> {
+    let mut seen = HashSet::with_capacity(plan.chunk_count());
+    let (mut all, mut local) = (0, 0);
+    for index in 0..plan.chunk_count() {
+        let (id, len) = plan.chunk(index)?;
+        if seen.insert(id) {
+            all += u64::from(len);
+            if cache.contains(&id) {
+                local += u64::from(len);
+            }
+        }
+    }
+    Ok((all, local))
+}

@@ -1,0 +1,104 @@
+//! The templates whose content stays in the cache: `pins.json` in the state directory, written durably.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use shale_files::{DirFiles, FilePath, Files, put_durably, read_file};
+use shale_model::{PlanId, TemplateId};
+
+use crate::error::HostResult;
+
+/// The file's name, and that of its successor while it is written.
+const NAME: &str = "pins.json";
+const TEMP: &str = "pins.json.new";
+
+/// Where one goes that cannot be read.
+const DAMAGED: &str = "pins.json.damaged";
+
+/// Longest file that is read: a pin has some 250 bytes.
+const MAX_BYTES: usize = 16 << 20;
+
+/// A template whose content stays in the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pin {
+    /// The reference as it was given.
+    pub(crate) reference: String,
+    pub(crate) template: TemplateId,
+    pub(crate) plan: PlanId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pins {
+    format: String,
+    pins: Vec<Pin>,
+}
+
+/// `format` of the file.
+const FORMAT: &str = "shale.pins.v1";
+
+/// What is pinned; nothing if nothing ever was, or if the file is damaged, which is then put aside: machines are not to
+/// stand still for it.
+pub(crate) fn read(state: &Path) -> HostResult<Vec<Pin>> {
+    let files = DirFiles::open(state)?;
+    let bytes = match read_file(&files, &path(NAME), MAX_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    match serde_json::from_slice::<Pins>(&bytes) {
+        Ok(pins) if pins.format == FORMAT => Ok(pins.pins),
+        _ => {
+            files.rename(&path(NAME), &path(DAMAGED))?;
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Keeps what is pinned, durably.
+pub(crate) fn write(state: &Path, pins: &[Pin]) -> HostResult<()> {
+    let pins = Pins {
+        format: FORMAT.into(),
+        pins: pins.to_vec(),
+    };
+    // Strings have no way not to become JSON.
+    let bytes = serde_json::to_vec_pretty(&pins).unwrap_or_default();
+    let files = DirFiles::open(state)?;
+    let _ = files.remove(&path(TEMP));
+    put_durably(&files, &path(TEMP), &path(NAME), |file| {
+        file.write_at(0, &bytes)
+    })?;
+    Ok(())
+}
+
+/// A path of one fixed, valid component.
+fn path(name: &str) -> FilePath {
+    FilePath::new(name).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_kept_and_damage_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap(), []);
+        let pin = Pin {
+            reference: "demo/base:12".into(),
+            template: TemplateId::of(b"t"),
+            plan: PlanId::of(b"p"),
+        };
+        write(dir.path(), std::slice::from_ref(&pin)).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), [pin]);
+        let file = dir.path().join(NAME);
+        let text = std::fs::read_to_string(&file).unwrap();
+        for damaged in ["", "{}", &text.replace(".v1", ".v9")] {
+            std::fs::write(&file, damaged).unwrap();
+            assert_eq!(read(dir.path()).unwrap(), []);
+            let aside = std::fs::read_to_string(dir.path().join(DAMAGED)).unwrap();
+            assert_eq!(aside, *damaged);
+        }
+    }
+}
