@@ -35,7 +35,14 @@ fn templates_are_brought_kept_and_given_up() -> Result<()> {
     let [one, two, three, large] = &names;
     let host = Host { vms: &vms };
 
+    let before = host.forecast(one)?;
+    assert_eq!(before["local_bytes"], 0);
+    ensure!(before["bytes_per_second"].as_f64() > Some(0.0), "{before}");
+    ensure!(before["boot"].is_null() && before["ready"].is_null());
     host.ok(&["cache", "pin", one])?;
+    let after = host.forecast(one)?;
+    assert_eq!(after["local_bytes"], after["content_bytes"]);
+    ensure!(after["bytes_per_second"].is_null(), "{after}");
     host.ok(&["precache", two])?;
     let listed = host.templates()?;
     ensure!(listed.len() == 2, "{listed:?}");
@@ -128,6 +135,11 @@ impl Host<'_> {
             output.status
         );
         Ok(said)
+    }
+
+    fn forecast(&self, reference: &str) -> Result<Value> {
+        let said = self.ok(&["vm", "deploy", reference, "--plan", "--format", "json"])?;
+        Ok(serde_json::from_str(&said)?)
     }
 
     fn templates(&self) -> Result<Vec<Cached>> {

@@ -23,6 +23,7 @@ mod ongoing;
 mod overlay;
 mod plan_file;
 mod reader;
+mod sample;
 mod trace;
 mod view;
 
@@ -34,5 +35,6 @@ pub use observe::{Counters, Observer, Purpose, Source};
 pub use overlay::{BootId, Overlay, OverlayError, UNIT_BYTES};
 pub use plan_file::{PlanFile, PlanFileError, open as open_plan};
 pub use reader::{BootSetError, ChunkReader, ReadError, RetrySettings};
+pub use sample::{Sample, sample, sample_boot_set};
 pub use trace::Trace;
 pub use view::View;

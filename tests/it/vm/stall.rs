@@ -11,6 +11,7 @@ use harness::{Input, Shale, need_root, run, tool};
 use crate::hostile::full::{fill, small_disk};
 use crate::registry::Registry;
 
+use super::forecast;
 use super::host::Vms;
 
 /// Exit code of what cannot be had now.
@@ -49,6 +50,7 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
         run(chroot.arg(format!("set -e; {READ} > /dev/null; {READ} | md5sum")))?
     };
     vms.ssh("a", "true")?;
+    forecast::after_a_boot(&vms, &reference)?;
 
     registry.server.kill()?;
     let read = format!("set -e; {READ} > /dev/null; {READ} | md5sum");

@@ -73,6 +73,8 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// What a deployment would bring, and how long it would take.
+    Forecast(Box<ForecastWish>),
     /// Bring all of a template to this host.
     Precache(Box<Precache>),
     /// Let the content of a template leave the cache again.
@@ -107,6 +109,17 @@ pub struct Deploy {
     pub pause_after_seconds: Option<u64>,
     /// What to wait for.
     pub wait: Wait,
+}
+
+/// A deployment that is thought about.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForecastWish {
+    /// The template's reference.
+    pub reference: String,
+    /// The repository that it is in.
+    pub repository: Repository,
+    /// How the processors would run.
+    pub acceleration: Acceleration,
 }
 
 /// A template that is to be brought to this host.
@@ -253,6 +266,8 @@ pub struct Brought {
 pub enum Stage {
     /// The template becomes a plan.
     Compose,
+    /// Some of the content is brought, to see how fast it comes.
+    Sample,
     /// All content of the template is brought.
     Bring,
     /// The instance gets its identity, on a disk of its size.
@@ -282,6 +297,8 @@ pub enum Outcome {
         /// Those whose record cannot be read.
         damaged: Vec<Damaged>,
     },
+    /// What a deployment would take.
+    Forecast(Box<Forecast>),
     /// A template was brought.
     Cached(Box<CachedTemplate>),
     /// The cache.
@@ -295,6 +312,54 @@ pub enum Outcome {
         /// When its login prompt came, if that was waited for.
         login: Option<LoginTime>,
     },
+}
+
+/// What a deployment would bring, and how long it would take. Its JSON is a stable interface.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Forecast {
+    /// The reference as it was given.
+    pub reference: String,
+    /// The template.
+    pub template: TemplateId,
+    /// The plan of its disk.
+    pub plan: PlanId,
+    /// Where what is not here comes from: a directory or a URL.
+    pub source: String,
+    /// Bytes of the template's content.
+    pub content_bytes: u64,
+    /// Bytes of these that this host has.
+    pub local_bytes: u64,
+    /// What a boot reads; `None` if nobody knows.
+    pub boot: Option<BootForecast>,
+    /// How fast the source sends; `None` if there was too little to bring.
+    pub bytes_per_second: Option<f64>,
+    /// When its login prompt would come; `None` if no machine of this host tells.
+    pub ready: Option<ReadyForecast>,
+}
+
+/// What a boot of a template reads, as other boots showed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BootForecast {
+    /// The template of those boots: this one, or the nearest that has any.
+    pub template: TemplateId,
+    /// Bytes of its boot set, as they are sent.
+    pub stored_bytes: u64,
+    /// Bytes of these that were not on this host.
+    pub missing_bytes: u64,
+}
+
+/// When a login prompt would come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReadyForecast {
+    /// The machine of this host that tells.
+    pub machine: String,
+    /// Whether it is of the same template.
+    pub is_same_template: bool,
+    /// Seconds that its last start took, without those in which reads waited.
+    pub machine_seconds: f64,
+    /// Seconds from the command on, as if nothing of the boot set came while the guest boots; `None` if it is not known
+    /// what a boot reads.
+    pub seconds: Option<f64>,
 }
 
 /// The chunk cache of a host, and what is in it. Its JSON is a stable interface.

@@ -9,7 +9,7 @@ use shale_files::{FileError, LockError};
 use shale_hvplug::DriverError;
 use shale_model::{FormatError, ReferenceError, SeamError, Trouble};
 use shale_nbd::{ExportError, ListenError};
-use shale_view::{BringError, OverlayError, PlanFileError};
+use shale_view::{BootSetError, BringError, OverlayError, PlanFileError};
 
 use crate::api::Failure;
 use crate::compose::ComposeError;
@@ -150,6 +150,9 @@ pub enum HostError {
     /// The content of a template cannot be brought.
     #[error(transparent)]
     Bring(#[from] BringError),
+    /// What boots read cannot be read.
+    #[error(transparent)]
+    BootSet(#[from] BootSetError),
     /// The content of a template is not kept in the cache on purpose.
     #[error("`{0}` is not pinned")]
     NotPinned(String),

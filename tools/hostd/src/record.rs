@@ -42,6 +42,9 @@ pub(crate) struct Record {
     /// Whether somebody has paused it and wants it to stay so.
     #[serde(default)]
     pub(crate) paused: bool,
+    /// Milliseconds from the command to the login prompt at its last start, without those in which reads waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ready_millis: Option<u64>,
 }
 
 /// How far an instance has come.
@@ -122,6 +125,7 @@ impl Record {
             login: new.login,
             pause_after_seconds: new.pause_after_seconds,
             paused: false,
+            ready_millis: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shale_client::{Address, AddressError};
-use shale_model::{BootSets, Catalog, Fetch, Platform, Reference, TemplateId};
+use shale_model::{BootSet, BootSets, Catalog, Fetch, Platform, Reference, SeamResult, TemplateId};
 use shale_view::{
     Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings, Trace,
 };
@@ -56,6 +56,14 @@ impl Source {
                 let _ = filler.bring_boot_set(&reader, &set).await;
             }
         });
+    }
+
+    /// The boot set of a template, or of the one most like it, if boots are known here.
+    pub(crate) async fn boot_set(&self, template: TemplateId) -> SeamResult<Option<BootSet>> {
+        match &self.boots {
+            Some(boots) => boots.boot_set(template).await,
+            None => Ok(None),
+        }
     }
 
     /// Tells what a boot of a template read, for the next host. If that cannot be told, another boot will.

@@ -7,11 +7,12 @@ use shale_model::{ChunkId, PlanId, Reference, TemplateId};
 use shale_view::{Cache, PlanFile, View, open_plan};
 
 use crate::api::{
-    Brought, CachePrune, CacheShown, CachedTemplate, Outcome, Precache, Stage, StayWish,
+    Brought, CachePrune, CacheShown, CachedTemplate, Outcome, Precache, Repository, Stage, StayWish,
 };
-use crate::compose::kept_plans;
+use crate::compose::{Image, kept_plans};
 use crate::error::{HostError, HostResult};
 use crate::pins::{self, Pin};
+use crate::source::Source;
 
 use super::{Host, Progress};
 
@@ -54,15 +55,8 @@ impl Host {
         wish: Precache,
         progress: Progress,
     ) -> HostResult<Outcome> {
-        let reference: Reference = wish.reference.parse()?;
-        let asked = wish.repository.clone();
-        let compose = self.blocking(move |host| {
-            let source = host.sources.get(&asked)?;
-            let id = source.resolve(&reference)?;
-            let image = source.composer.image(id)?;
-            Ok((source, image))
-        });
-        let (source, image) = self.stage(&progress, Stage::Compose, compose).await?;
+        let composed = self.composed(&wish.reference, &wish.repository);
+        let (source, image) = self.stage(&progress, Stage::Compose, composed).await?;
         let (template, plan) = (image.id, image.plan_id);
         let view = View::for_command(image.plan, source.reader.clone());
         let cache = self.sources.cache();
@@ -86,6 +80,21 @@ impl Host {
         drop(pinned);
         let shown = self.blocking(move |host| host.cached(template, plan));
         Ok(Outcome::Cached(Box::new(shown.await?)))
+    }
+
+    /// The image that a reference means, and what reads it.
+    pub(super) async fn composed(
+        self: &Arc<Self>,
+        reference: &str,
+        repository: &Repository,
+    ) -> HostResult<(Arc<Source>, Image)> {
+        let (reference, repository) = (reference.parse::<Reference>()?, repository.clone());
+        self.blocking(move |host| {
+            let source = host.sources.get(&repository)?;
+            let image = source.composer.image(source.resolve(&reference)?)?;
+            Ok((source, image))
+        })
+        .await
     }
 
     /// Keeps that a template stays. Blocks.

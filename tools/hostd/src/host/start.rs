@@ -196,7 +196,28 @@ impl Host {
             fetched_bytes: now.fetched - before.fetched,
             boot_set_bytes: now.boot_set - before.boot_set,
         };
+        self.keep_ready(instance, &login).await;
         self.started(instance, Some(login)).await
+    }
+
+    /// Keeps how long a start took, for forecasts. One that is being changed meanwhile says nothing.
+    async fn keep_ready(self: &Arc<Self>, instance: &Arc<Instance>, login: &LoginTime) {
+        let Ok(_changing) = instance.changing.try_lock() else {
+            return;
+        };
+        let seconds = (login.seconds - login.waited_seconds).max(0.0);
+        let this = instance.clone();
+        let kept = self.blocking(move |host| {
+            let Some(mut record) = this.live().record.clone() else {
+                return Ok(());
+            };
+            record.ready_millis = Some((seconds * 1e3) as u64);
+            host.keep(&this.name, &record)?;
+            this.live().record = Some(record);
+            Ok(())
+        });
+        // Another start will say.
+        let _ = kept.await;
     }
 
     /// Ends the trace of a first boot, which is ready.

@@ -9,6 +9,7 @@ use shale_hostd::api::{self, LoginWish, MachineWish, Request};
 use shale_hvplug::{Acceleration, Forward};
 use shale_model::Reference;
 
+use super::forecast::forecast;
 use super::{Waiting, show_stage, show_started};
 use crate::commands::host::call;
 use crate::context::Context;
@@ -24,6 +25,7 @@ use crate::output::parse_bytes;
 /// Examples:
 ///   shale vm deploy demo/web:1 --name web --publish 8080:80
 ///   shale vm deploy demo/base:12 --name big --memory 4G --cpus 4 --disk 100G --ssh-key key.pub
+///   shale vm deploy demo/web:1 --plan
 ///   shale vm ssh web
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -31,8 +33,13 @@ pub(crate) struct Deploy {
     /// The template
     reference: Reference,
     /// Name of the machine, which is also its host name
+    #[arg(long, required_unless_present = "plan")]
+    name: Option<String>,
+    /// Make nothing: say what would be brought from where, and when the login prompt would come
+    ///
+    /// The template is composed, and up to two megabytes of its content are brought to see how fast they come.
     #[arg(long)]
-    name: String,
+    plan: bool,
     /// File with the public key that may log in
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
@@ -75,14 +82,26 @@ pub(crate) enum Accel {
     Kvm,
 }
 
+impl From<Accel> for Acceleration {
+    fn from(accel: Accel) -> Self {
+        match accel {
+            Accel::Tcg => Self::Tcg,
+            Accel::Kvm => Self::Kvm,
+        }
+    }
+}
+
 impl Deploy {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        if self.plan {
+            return forecast(context, &self.reference, self.accel.into());
+        }
         let login = LoginWish {
             user: self.user.clone(),
             ..login_wish(self.ssh_key.as_deref())?
         };
         let request = Request::Deploy(Box::new(api::Deploy {
-            name: self.name,
+            name: self.name.unwrap_or_default(),
             reference: self.reference.to_string(),
             repository: context.repository_of(&[&self.reference])?,
             login,
@@ -90,10 +109,7 @@ impl Deploy {
                 memory_bytes: self.memory,
                 cpus: self.cpus,
                 disk_bytes: self.disk,
-                acceleration: match self.accel {
-                    Accel::Tcg => Acceleration::Tcg,
-                    Accel::Kvm => Acceleration::Kvm,
-                },
+                acceleration: self.accel.into(),
             },
             ports: self.publish,
             pause_after_seconds: self.pause_after.0,

@@ -2,6 +2,7 @@
 
 mod console;
 mod deploy;
+mod forecast;
 mod inspect;
 mod logs;
 mod ls;
@@ -109,6 +110,7 @@ fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
     move |report| {
         let text = match report.stage {
             Stage::Compose => "composing the template",
+            Stage::Sample => "bringing some of its content",
             Stage::Bring => "bringing its content",
             Stage::Identity => "making its disk and identity",
             Stage::Kernel => "reading its kernel",
