@@ -62,17 +62,22 @@ fn a_reference_needs_its_template_and_its_form() {
 #[test]
 fn only_one_of_many_wins_a_race() {
     let running = Running::start();
-    let index = running.hold("demo/held", 1).index.encode();
+    // Who wants what another has set has won with it, so each wants something else.
+    let held = (0..8).map(|n| running.hold(&format!("demo/held{n}"), n).index.encode());
+    let held: Vec<Vec<u8>> = held.collect();
+    let put = &|index: &[u8]| {
+        running.send(
+            "PUT",
+            "/api/v1/refs/demo/raced/1",
+            &["if-none-match: *"],
+            index,
+        )
+    };
     let won: u16 = std::thread::scope(|scope| {
-        let put = || {
-            running.send(
-                "PUT",
-                "/api/v1/refs/demo/raced/1",
-                &["if-none-match: *"],
-                &index,
-            )
-        };
-        let racers: Vec<_> = (0..8).map(|_| scope.spawn(put)).collect();
+        let racers: Vec<_> = held
+            .iter()
+            .map(|index| scope.spawn(move || put(index)))
+            .collect();
         let statuses = racers.into_iter().map(|racer| racer.join().unwrap().status);
         statuses.map(|status| u16::from(status == 204)).sum()
     });
