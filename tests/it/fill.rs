@@ -40,6 +40,11 @@ fn privileged_boot_a_machine_whose_content_is_here_needs_no_registry() -> Result
     // Stopped and started again, its kernel comes from the cache.
     registry.server.terminate()?;
     vms.run(&["stop", "a", "--timeout", "0", "--force"])?;
+    let file = vms.shale.home().join("a.raw");
+    vms.run(&["export", "a", &file.display().to_string()])?;
+    let shown = vms.run(&["inspect", "a", "--format", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    ensure!(Some(file.metadata()?.len()) == shown["disk"]["bytes"].as_u64());
     vms.run(&["start", "a", "--wait", "none", "--timeout", "20"])?;
     ensure!(vms.state("a")? == "running");
     vms.run(&["rm", "a", "--yes"])?;

@@ -6,13 +6,17 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use harness::{Input, Shale, need_root, run, tool};
+use harness::{Input, LoopMount, Shale, need_root, run, tool};
 
+use crate::export::check_file_system;
 use crate::hostile::full::{fill, small_disk};
 use crate::registry::Registry;
 
 use super::forecast;
 use super::host::Vms;
+
+/// Exit code of what is in the way of something else.
+const CONFLICT: i32 = 5;
 
 /// Exit code of what cannot be had now.
 const UNAVAILABLE: i32 = 6;
@@ -72,10 +76,35 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     let ((), said) = beside(&vms, write, full)?;
     ensure!(said.trim() == (64 << 20).to_string(), "{said}");
 
+    export(&vms)?;
     let errors = vms.ssh("a", "dmesg | grep -c 'I/O error' || true")?;
     ensure!(errors == "0\n", "{errors}");
     vms.run(&["rm", "a", "--yes"])?;
     registry.server.terminate()
+}
+
+/// The disk of the machine as a file has what its guest wrote; a copy is taken only of one that stands still.
+fn export(vms: &Vms) -> Result<()> {
+    let file = vms.shale.home().join("a.raw");
+    let path = file.display().to_string();
+    let fails = |code: i32, reason: &str| {
+        let output = vms.command(&["export", "a", &path]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(code), "{output:?}");
+        ensure!(said.contains(reason), "{said}");
+        Ok(())
+    };
+    fails(CONFLICT, "vm pause a")?;
+    vms.run(&["pause", "a"])?;
+    vms.run(&["export", "a", &path])?;
+    fails(CONFLICT, "does not exist")?;
+    vms.run(&["resume", "a"])?;
+    // The journal is replayed, as after a power cut.
+    let mounted = LoopMount::new(&file, "rw")?;
+    let written = fs::read(mounted.path().join("root/written"))?;
+    ensure!(written.len() == 64 << 20 && written == fs::read(mounted.path().join("root/copy"))?);
+    mounted.unmount()?;
+    check_file_system(&file)
 }
 
 /// Does `work` while the guest runs a script, and gives what the script printed.

@@ -73,6 +73,13 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Write the disk of an instance that is stopped or paused to a file.
+    Export {
+        /// Its name.
+        name: String,
+        /// The file, with its path from the root; it must not exist.
+        file: PathBuf,
+    },
     /// What a deployment would bring, and how long it would take.
     Forecast(Box<ForecastWish>),
     /// Bring all of a template to this host.
@@ -246,12 +253,12 @@ pub struct StageReport {
     /// Why it waits for content, if it does: what the last fetch that failed said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall: Option<String>,
-    /// How much of the content is here, where all of it is brought.
+    /// How much of the content is here, where all of it is brought, or how much of a disk is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub brought: Option<Brought>,
 }
 
-/// How much of a template's content is on this host.
+/// How much of a template's content is on this host, or how much of a disk is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Brought {
     /// Bytes that are here.
@@ -268,6 +275,8 @@ pub enum Stage {
     Compose,
     /// Some of the content is brought, to see how fast it comes.
     Sample,
+    /// The disk of the instance is written to a file.
+    Export,
     /// All content of the template is brought.
     Bring,
     /// The instance gets its identity, on a disk of its size.
@@ -303,6 +312,13 @@ pub enum Outcome {
     Cached(Box<CachedTemplate>),
     /// The cache.
     Cache(Box<CacheShown>),
+    /// A disk was written to a file.
+    Exported {
+        /// Bytes of the disk.
+        disk_bytes: u64,
+        /// Bytes of these that are no zeros, which the file holds.
+        written_bytes: u64,
+    },
     /// Something was removed from the cache.
     Pruned(CachePrune),
     /// The instance was started.

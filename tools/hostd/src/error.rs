@@ -13,6 +13,7 @@ use shale_view::{BootSetError, BringError, OverlayError, PlanFileError};
 
 use crate::api::Failure;
 use crate::compose::ComposeError;
+use crate::disk_file::DiskFileError;
 use crate::guest_files::GuestFileError;
 use crate::place::PlaceError;
 use crate::seed::SeedError;
@@ -153,6 +154,12 @@ pub enum HostError {
     /// What boots read cannot be read.
     #[error(transparent)]
     BootSet(#[from] BootSetError),
+    /// The disk of an instance cannot be written to a file.
+    #[error(transparent)]
+    DiskFile(#[from] DiskFileError),
+    /// The guest writes to its disk.
+    #[error("`{0}` runs, and writes to its disk")]
+    Runs(String),
     /// The content of a template is not kept in the cache on purpose.
     #[error("`{0}` is not pinned")]
     NotPinned(String),
@@ -232,6 +239,9 @@ impl HostError {
             Self::Lock(LockError::Held { .. }) => Trouble::Conflict,
             Self::Overlay(OverlayError::Lock(LockError::Held { .. })) => Trouble::Conflict,
             Self::Listen(ListenError::Busy(_)) => Trouble::Conflict,
+            Self::Runs(_) => Trouble::Conflict,
+            Self::DiskFile(error) if error.is_there() => Trouble::Conflict,
+            Self::DiskFile(error) if error.is_full() => Trouble::NoSpace,
             Self::NoPort | Self::StillRunning { .. } | Self::Stalled { .. } => Trouble::Unavailable,
             Self::NoContent { .. } | Self::NoLogin { .. } => Trouble::Unavailable,
             Self::Name(_) | Self::Reference(_) => Trouble::Invalid,
@@ -281,6 +291,10 @@ impl HostError {
             Self::NotPinned(_) => "`shale cache ls` shows what is".into(),
             Self::Bring(BringError::Full { .. }) => {
                 "`shale cache unpin` gives up what was pinned; --cache-size allows more".into()
+            }
+            Self::Runs(name) => format!("`shale vm stop {name}` or `shale vm pause {name}` first"),
+            Self::DiskFile(error) if error.is_there() => {
+                "name a file that does not exist, or remove this one".into()
             }
             Self::DiskTooSmall { .. } => "leave out --disk, or ask for more".into(),
             Self::MemoryTooSmall { .. } => "leave out --memory, or ask for more".into(),

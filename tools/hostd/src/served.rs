@@ -16,6 +16,39 @@ use crate::dirs::boot_id;
 use crate::error::{HostResult, system};
 use crate::source::Source;
 
+/// A disk that nobody is served.
+pub(crate) struct Opened {
+    view: Arc<View>,
+    overlay: Arc<Overlay>,
+    /// The view with what its guest wrote.
+    pub(crate) disk: Arc<Disk>,
+}
+
+impl Opened {
+    /// Opens plan and overlay. Blocks. What is read is noted in the trace.
+    pub(crate) fn new(
+        source: &Source,
+        (plan, trace): (PlanId, Option<Arc<Trace>>),
+        overlay: &Path,
+    ) -> HostResult<Self> {
+        let plan_file = open_plan(&source.composer.plan_path(plan), plan)?;
+        let boot =
+            boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+        let overlay = Arc::new(Overlay::open(&DirFiles::open(overlay)?, plan, boot)?);
+        let view = View::new(plan_file, source.reader.clone());
+        let view = Arc::new(match trace {
+            Some(trace) => view.traced(trace),
+            None => view,
+        });
+        let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
+        Ok(Self {
+            view,
+            overlay,
+            disk,
+        })
+    }
+}
+
 /// A disk with its server.
 pub(crate) struct Served {
     disk: Arc<Disk>,
@@ -39,22 +72,16 @@ impl Served {
         socket: &Path,
         runtime: &Handle,
     ) -> HostResult<Self> {
-        let plan_file = open_plan(&source.composer.plan_path(plan), plan)?;
-        let boot =
-            boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-        let overlay = Overlay::open(&DirFiles::open(overlay)?, plan, boot)?;
-        let overlay = Arc::new(overlay);
-        let view = View::new(plan_file, source.reader.clone());
-        let view = Arc::new(match trace {
-            Some(trace) => view.traced(trace),
-            None => view,
-        });
+        let Opened {
+            view,
+            overlay,
+            disk,
+        } = Opened::new(source, (plan, trace), overlay)?;
         let (state, filled) = watch::channel(FillState::Running);
         let fill = runtime.spawn({
             let (filler, view) = (source.filler.clone(), view.clone());
             async move { filler.fill(&view, &state).await }
         });
-        let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
         let impatient = Arc::new(ImpatientDisk::new(disk.clone(), patience));
         let export = Export::new(impatient.clone(), Access::ReadWrite);
         let server = Server::new(Exports::single(export)?, Settings::default());

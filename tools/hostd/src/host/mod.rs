@@ -7,6 +7,7 @@ mod adopt;
 mod attempt;
 mod cached;
 mod deploy;
+mod export;
 mod forecast;
 mod instance;
 mod show;
@@ -208,6 +209,7 @@ impl Host {
             Request::Pause { name: n } => self.pause(&name(&n)?).await,
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
+            Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
             Request::Forecast(wish) => self.forecast(*wish, progress).await,
             Request::Precache(wish) => self.precache(*wish, progress).await,
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,

@@ -2,6 +2,7 @@
 
 mod console;
 mod deploy;
+mod export;
 mod forecast;
 mod inspect;
 mod logs;
@@ -40,6 +41,7 @@ pub(crate) enum Vm {
     Console(console::Console),
     Ssh(ssh::Ssh),
     Logs(logs::Logs),
+    Export(export::Export),
     Rm(rm::Rm),
 }
 
@@ -57,6 +59,7 @@ impl Vm {
             Vm::Console(console) => console.run(context),
             Vm::Ssh(ssh) => ssh.run(context),
             Vm::Logs(logs) => logs.run(context),
+            Vm::Export(export) => export.run(context),
             Vm::Rm(rm) => rm.run(context),
         }
     }
@@ -111,6 +114,7 @@ fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
         let text = match report.stage {
             Stage::Compose => "composing the template",
             Stage::Sample => "bringing some of its content",
+            Stage::Export => "writing its disk",
             Stage::Bring => "bringing its content",
             Stage::Identity => "making its disk and identity",
             Stage::Kernel => "reading its kernel",
