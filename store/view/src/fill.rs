@@ -20,6 +20,9 @@ use crate::view::View;
 /// Chunks of a plan that are looked at together: their locations are one question to a registry.
 const WINDOW_CHUNKS: usize = 4096;
 
+/// How often what is asked for is gone through.
+const PASSES: usize = 3;
+
 /// Requests on their way at once: while one is unpacked, the link carries the other.
 const REQUESTS: usize = 2;
 
@@ -64,6 +67,9 @@ pub enum BringError {
         /// Bytes of what is not here.
         needs: u64,
     },
+    /// Not all of it came, for no reason that was told: no source has it, or the cache could not keep it.
+    #[error("{0} bytes of it do not come: no source has them, or the cache cannot keep them")]
+    Missing(u64),
 }
 
 impl FillSettings {
@@ -164,16 +170,22 @@ impl Filler {
         if needs + ROOM_FOR_READS > room {
             return Err(BringError::Full { room, needs });
         }
-        for start in (0..chunks).step_by(WINDOW_CHUNKS) {
-            let missing = missing(view, start..chunks.min(start + WINDOW_CHUNKS))?;
-            let room = || cache.room_beside_pins();
-            let brought = self.bring(view.reader(), &missing, Purpose::Fill, room);
-            if let Room::Full = brought.await? {
-                let (room, needs) = (room(), missing_bytes(view)?);
-                return Err(BringError::Full { room, needs });
+        // Where a chunk lies may be forgotten before it is asked for: then it comes the next time.
+        for _ in 0..PASSES {
+            for start in (0..chunks).step_by(WINDOW_CHUNKS) {
+                let missing = missing(view, start..chunks.min(start + WINDOW_CHUNKS))?;
+                let room = || cache.room_beside_pins();
+                let brought = self.bring(view.reader(), &missing, Purpose::Asked, room);
+                if let Room::Full = brought.await? {
+                    let (room, needs) = (room(), missing_bytes(view)?);
+                    return Err(BringError::Full { room, needs });
+                }
+            }
+            if missing_bytes(view)? == 0 {
+                return Ok(());
             }
         }
-        Ok(())
+        Err(BringError::Missing(missing_bytes(view)?))
     }
 
     /// Brings a boot set, in its order. Other than those of a fill, its requests do not wait for reads: the reads of
@@ -213,9 +225,11 @@ impl Filler {
         for batch in reader.batches(missing).await? {
             // The semaphore is never closed.
             let turn = requests.clone().acquire_owned().await.ok();
-            if purpose == Purpose::Fill {
+            if purpose != Purpose::BootSet {
                 self.boot_sets.none().await;
                 reader.demand().none().await;
+            }
+            if purpose == Purpose::Fill {
                 self.pace(&batch).await;
             }
             if room() < ROOM_FOR_READS + batch.plain_bytes() {
@@ -226,7 +240,7 @@ impl Filler {
             flying.spawn(async move {
                 let landed = reader.fly_batch(batch, purpose).await;
                 drop(turn);
-                landed
+                landed.map(drop)
             });
             while let Some(landed) = flying.try_join_next() {
                 landed.unwrap_or(Ok(()))?;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shale_model::{BlockDevice, BlockRun, BoxFuture, DeviceError, DeviceResult};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::ongoing::Ongoing;
@@ -22,6 +23,10 @@ pub struct ImpatientDisk {
     disk: Arc<dyn BlockDevice>,
     patience: Option<Duration>,
     late: Ongoing,
+    /// What brings the content of late requests.
+    bringing: Mutex<JoinSet<()>>,
+    /// Where they read to, one after the other: so many requests as a hypervisor has on their way take no more memory.
+    buffer: Arc<tokio::sync::Mutex<Vec<u8>>>,
     failed: Mutex<Failed>,
 }
 
@@ -41,6 +46,8 @@ impl ImpatientDisk {
             disk,
             patience,
             late: Ongoing::new(),
+            bringing: Mutex::default(),
+            buffer: Arc::default(),
             failed: Mutex::default(),
         }
     }
@@ -48,6 +55,15 @@ impl ImpatientDisk {
     /// Whether the content of requests that were answered as late is still on its way.
     pub fn is_late(&self) -> bool {
         !self.late.is_none()
+    }
+
+    /// Ends what brings late content, and lets go of the disk below when that has happened.
+    pub async fn end(&self) {
+        let mut bringing = {
+            let mut bringing = self.bringing.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *bringing)
+        };
+        bringing.shutdown().await;
     }
 
     /// The requests that failed so far.
@@ -76,13 +92,15 @@ impl ImpatientDisk {
                 Err(DeviceError::Late)
             }
         };
-        done.inspect_err(|error| {
-            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.count += 1;
-            if !matches!(error, DeviceError::Late) {
-                failed.reason = Some(error.clone());
-            }
-        })
+        done.inspect_err(|error| self.note(error))
+    }
+
+    fn note(&self, error: &DeviceError) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.count += 1;
+        if !matches!(error, DeviceError::Late) {
+            failed.reason = Some(error.clone());
+        }
     }
 
     async fn patience_ends(&self) {
@@ -95,8 +113,12 @@ impl ImpatientDisk {
     /// Reads what lies in `content`, so that the next request for it need not wait.
     fn bring(&self, content: [Range<u64>; 2]) {
         let (disk, late) = (self.disk.clone(), self.late.begin());
-        tokio::spawn(async move {
-            let mut buffer = Vec::new();
+        let buffer = self.buffer.clone();
+        let mut bringing = self.bringing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended take no room.
+        while bringing.try_join_next().is_some() {}
+        bringing.spawn(async move {
+            let mut buffer = buffer.lock().await;
             for range in content {
                 let mut at = range.start;
                 while at < range.end {
@@ -144,7 +166,12 @@ impl BlockDevice for ImpatientDisk {
 
     fn flush(&self) -> BoxFuture<'_, DeviceResult<()>> {
         // Waits for no content, and may take its time.
-        self.disk.flush()
+        Box::pin(async {
+            self.disk
+                .flush()
+                .await
+                .inspect_err(|error| self.note(error))
+        })
     }
 
     fn status(&self, offset: u64, len: u64) -> BoxFuture<'_, DeviceResult<Vec<BlockRun>>> {

@@ -23,6 +23,8 @@ pub enum Purpose {
     Demand,
     /// Reads of a boot will want them.
     BootSet,
+    /// Somebody wants all of them here.
+    Asked,
     /// They come before anybody asks.
     Fill,
 }
@@ -132,7 +134,7 @@ impl Observer for Counters {
         let counter = match purpose {
             Purpose::Demand => &self.fetched_bytes,
             Purpose::BootSet => &self.boot_set_bytes,
-            Purpose::Fill => &self.filled_bytes,
+            Purpose::Asked | Purpose::Fill => &self.filled_bytes,
         };
         counter.fetch_add(bytes, Ordering::Relaxed);
         self.fetches.fetch_add(1, Ordering::Relaxed);

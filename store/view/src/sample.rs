@@ -52,7 +52,6 @@ pub async fn sample(reader: &Arc<ChunkReader>, chunks: &[ChunkId]) -> Result<Sam
     let mut batches = reader.batches(&missing).await?;
     let missing_bytes = stored(&batches);
     batches.truncate(REQUESTS);
-    let bytes = stored(&batches);
     let begun = Instant::now();
     let flights: Vec<_> = batches
         .into_iter()
@@ -61,8 +60,9 @@ pub async fn sample(reader: &Arc<ChunkReader>, chunks: &[ChunkId]) -> Result<Sam
             tokio::spawn(async move { reader.fly_batch(batch, Purpose::BootSet).await })
         })
         .collect();
+    let mut bytes = 0;
     for flight in flights {
-        flight.await.unwrap_or(Ok(()))?;
+        bytes += flight.await.unwrap_or(Ok(0))?;
     }
     let seconds = begun.elapsed().as_secs_f64();
     Ok(Sample {

@@ -10,6 +10,35 @@ use crate::nbd::Kills;
 
 use super::host::Vms;
 
+/// How many machines are made at once by the first commands of a host.
+const AT_ONCE: usize = 6;
+
+#[test]
+fn privileged_boot_the_first_deployments_of_a_host_at_once_share_its_key() -> Result<()> {
+    need_root()?;
+    let vms = Vms::with_kernel_only()?;
+    vms.run(&["ls"])?;
+    let names: Vec<String> = (0..AT_ONCE).map(|n| format!("m{n}")).collect();
+    let mut clients = Vec::new();
+    for name in &names {
+        let mut deploy = vms.command(&["deploy", "test/kernel", "--name", name, "--wait", "none"]);
+        deploy.stdout(Stdio::null()).stderr(Stdio::piped());
+        clients.push(deploy.spawn()?);
+    }
+    for client in clients {
+        let output = client.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{said}");
+    }
+    let key = vms.path("ssh/id_ed25519").display().to_string();
+    for name in &names {
+        let shown = vms.run(&["inspect", name, "--format", "json"])?;
+        ensure!(shown.contains(&key), "{shown}");
+        vms.run(&["rm", name, "--yes"])?;
+    }
+    vms.nothing_left()
+}
+
 #[test]
 fn privileged_boot_a_deployment_whose_service_is_killed_is_whole_or_gone() -> Result<()> {
     need_root()?;

@@ -117,25 +117,31 @@ impl DiskProgress {
     }
 }
 
-/// Shows how much of a template is on this host.
-pub(crate) struct BringProgress(Pace);
+/// Shows how much of something is done.
+pub(crate) struct ShareProgress {
+    pace: Pace,
+    what: &'static str,
+}
 
-impl BringProgress {
-    pub(crate) fn new(mode: ProgressMode) -> Self {
-        Self(Pace::new(mode))
+impl ShareProgress {
+    /// `what` is said of the bytes: that they are here, for instance.
+    pub(crate) fn new(mode: ProgressMode, what: &'static str) -> Self {
+        let pace = Pace::new(mode);
+        Self { pace, what }
     }
 
-    /// So many bytes of so many are here.
-    pub(crate) fn report(&self, here: u64, total: u64) {
-        self.0.show(
-            || format!("{} of {} are here", bytes(here), bytes(total)),
-            || json!({"local_bytes": here, "total_bytes": total, "seconds": self.0.seconds()}),
+    /// So many bytes of so many are done.
+    pub(crate) fn report(&self, done: u64, total: u64) {
+        let (what, seconds) = (self.what, self.pace.seconds());
+        self.pace.show(
+            || format!("{} of {} {what}", bytes(done), bytes(total)),
+            || json!({"done_bytes": done, "total_bytes": total, "seconds": seconds}),
         );
     }
 
     /// Ends the line that was rewritten.
     pub(crate) fn end(&self) {
-        self.0.end();
+        self.pace.end();
     }
 }
 

@@ -85,6 +85,8 @@ async fn copy(
             }
             at += run.len;
             progress(at, written);
+            // What is here comes without waiting: whoever ends this gets a turn.
+            tokio::task::yield_now().await;
         }
     }
     Ok(written)

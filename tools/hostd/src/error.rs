@@ -9,7 +9,7 @@ use shale_files::{FileError, LockError};
 use shale_hvplug::DriverError;
 use shale_model::{FormatError, ReferenceError, SeamError, Trouble};
 use shale_nbd::{ExportError, ListenError};
-use shale_view::{BootSetError, BringError, OverlayError, PlanFileError};
+use shale_view::{BringError, OverlayError, PlanFileError};
 
 use crate::api::Failure;
 use crate::compose::ComposeError;
@@ -151,9 +151,6 @@ pub enum HostError {
     /// The content of a template cannot be brought.
     #[error(transparent)]
     Bring(#[from] BringError),
-    /// What boots read cannot be read.
-    #[error(transparent)]
-    BootSet(#[from] BootSetError),
     /// The disk of an instance cannot be written to a file.
     #[error(transparent)]
     DiskFile(#[from] DiskFileError),

@@ -16,37 +16,11 @@ use crate::dirs::boot_id;
 use crate::error::{HostResult, system};
 use crate::source::Source;
 
-/// A disk that nobody is served.
-pub(crate) struct Opened {
-    view: Arc<View>,
-    overlay: Arc<Overlay>,
-    /// The view with what its guest wrote.
-    pub(crate) disk: Arc<Disk>,
-}
-
-impl Opened {
-    /// Opens plan and overlay. Blocks. What is read is noted in the trace.
-    pub(crate) fn new(
-        source: &Source,
-        (plan, trace): (PlanId, Option<Arc<Trace>>),
-        overlay: &Path,
-    ) -> HostResult<Self> {
-        let plan_file = open_plan(&source.composer.plan_path(plan), plan)?;
-        let boot =
-            boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-        let overlay = Arc::new(Overlay::open(&DirFiles::open(overlay)?, plan, boot)?);
-        let view = View::new(plan_file, source.reader.clone());
-        let view = Arc::new(match trace {
-            Some(trace) => view.traced(trace),
-            None => view,
-        });
-        let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
-        Ok(Self {
-            view,
-            overlay,
-            disk,
-        })
-    }
+/// Opens the overlay of an instance, which lies on this plan. Blocks.
+pub(crate) fn open_overlay(directory: &Path, plan: PlanId) -> HostResult<Arc<Overlay>> {
+    let boot = boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+    let overlay = Overlay::open(&DirFiles::open(directory)?, plan, boot)?;
+    Ok(Arc::new(overlay))
 }
 
 /// A disk with its server.
@@ -72,11 +46,14 @@ impl Served {
         socket: &Path,
         runtime: &Handle,
     ) -> HostResult<Self> {
-        let Opened {
-            view,
-            overlay,
-            disk,
-        } = Opened::new(source, (plan, trace), overlay)?;
+        let plan_file = open_plan(&source.composer.plan_path(plan), plan)?;
+        let overlay = open_overlay(overlay, plan)?;
+        let view = View::new(plan_file, source.reader.clone());
+        let view = Arc::new(match trace {
+            Some(trace) => view.traced(trace),
+            None => view,
+        });
+        let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
         let (state, filled) = watch::channel(FillState::Running);
         let fill = runtime.spawn({
             let (filler, view) = (source.filler.clone(), view.clone());
@@ -122,6 +99,11 @@ impl Served {
         self.impatient.failed()
     }
 
+    /// What the guest wrote.
+    pub(crate) fn overlay(&self) -> Arc<Overlay> {
+        self.overlay.clone()
+    }
+
     /// How far the disk's content is on its way to this host.
     pub(crate) fn filled(&self) -> FillState {
         self.filled.borrow().clone()
@@ -138,6 +120,8 @@ impl Served {
         let _ = self.end.send(());
         // A server that failed has closed its connections too.
         let _ = self.server.await;
+        // What it brings holds the overlay, which is somebody else's from now on.
+        self.impatient.end().await;
         let overlay = self.overlay;
         let flushed = tokio::task::spawn_blocking(move || overlay.flush()).await;
         match flushed {

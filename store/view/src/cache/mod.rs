@@ -195,13 +195,20 @@ impl Cache {
 
     /// Removes the segments in which nothing is pinned and no chunk is to be kept; the bytes of their files.
     pub fn prune(&self, keep: impl Fn(&ChunkId) -> bool) -> u64 {
-        let mut state = self.state();
-        let before = state.index.bytes();
-        for no in state.index.prune(keep) {
-            state.open.remove(&no);
+        let (gone, freed) = {
+            let mut state = self.state();
+            let before = state.index.bytes();
+            let gone = state.index.prune(keep);
+            for no in &gone {
+                state.open.remove(no);
+            }
+            (gone, before - state.index.bytes())
+        };
+        // Reads go on meanwhile: a number is never used again.
+        for no in gone {
             remove_segment(&*self.files, no);
         }
-        before - state.index.bytes()
+        freed
     }
 
     /// How much it has, and of what.

@@ -128,12 +128,13 @@ impl ChunkReader {
         Ok(batches)
     }
 
-    /// Brings a batch into the cache, but for the frames that came meanwhile, or that somebody fetches already.
+    /// Brings a batch into the cache, but for the frames that came meanwhile, or that somebody fetches already; the
+    /// bytes that it asked for.
     pub(crate) async fn fly_batch(
         self: &Arc<Self>,
         batch: Batch,
         purpose: Purpose,
-    ) -> Result<(), ReadError> {
+    ) -> Result<u64, ReadError> {
         let mut flights = Vec::with_capacity(batch.frames.len());
         {
             let mut flying = lock(&self.flights);
@@ -146,9 +147,13 @@ impl ChunkReader {
             }
         }
         let Some((_, (chunk, _))) = flights.first() else {
-            return Ok(());
+            return Ok(0);
         };
         let (this, chunk) = (self.clone(), *chunk);
+        let bytes = flights
+            .iter()
+            .map(|(_, (_, at))| u64::from(at.frame.stored));
+        let bytes: u64 = bytes.sum();
         // A task of its own: readers that wait for it must not lose it when whoever fills goes away.
         let task = self.runtime.spawn(async move {
             let mut done = Ok(());
@@ -157,7 +162,8 @@ impl ChunkReader {
             }
             done
         });
-        task.await.unwrap_or(Err(ReadError::Missing(chunk)))
+        let done = task.await.unwrap_or(Err(ReadError::Missing(chunk)));
+        done.map(|()| bytes)
     }
 
     /// Fetches frames that lie one after the other.

@@ -20,6 +20,7 @@ struct Slow {
     fixture: Fixture,
     gate: Arc<Semaphore>,
     view: Arc<View>,
+    files: MemoryFiles,
     disk: Arc<ImpatientDisk>,
 }
 
@@ -36,6 +37,7 @@ impl Slow {
             fixture,
             gate,
             view,
+            files,
             disk,
         }
     }
@@ -123,6 +125,28 @@ async fn a_write_into_a_unit_that_is_not_here_is_late_and_can_be_done_again() {
     expected[at + 512..at + 612].fill(0);
     expected[at + 16 * 4096..at + 19 * 4096].copy_from_slice(&data);
     assert!(read_all(&*slow.disk).await == expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_brings_ends_with_it() {
+    let slow = Slow::new(Some(PATIENCE));
+    for _ in 0..3 {
+        assert!(is_late(&slow.read(AT).await));
+    }
+    let open = || Overlay::open(&slow.files, slow.fixture.plan_id, BootId([1; 16]));
+    let disk = slow.disk.clone();
+    assert!(open().is_err(), "it is in use");
+    disk.end().await;
+    assert!(!disk.is_late() && !slow.view.waits());
+    drop(disk);
+    let Slow {
+        files,
+        disk,
+        fixture,
+        ..
+    } = slow;
+    drop(disk);
+    Overlay::open(&files, fixture.plan_id, BootId([1; 16])).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

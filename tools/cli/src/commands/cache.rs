@@ -10,7 +10,7 @@ use shale_model::Reference;
 use crate::commands::host::{call, unexpected};
 use crate::context::Context;
 use crate::output::{Row, bytes, note, print_list, print_one};
-use crate::progress::BringProgress;
+use crate::progress::ShareProgress;
 
 /// Show and manage what this host has of templates
 #[derive(Debug, Subcommand)]
@@ -130,8 +130,8 @@ impl Ls {
 
 /// Bring all of a template to this host
 ///
-/// Machines that are deployed from it then wait for no registry. The host service goes on when this command is
-/// interrupted. What is not pinned may leave the cache again for something that is used more.
+/// Machines that are deployed from it then wait for no registry. A command that is interrupted goes on where it was when
+/// it is given again. What is not pinned may leave the cache again for something that is used more.
 ///
 /// Examples:
 ///   shale precache demo/web:1
@@ -230,7 +230,7 @@ fn bring(context: &Context, reference: &Reference, stay: StayWish) -> anyhow::Re
         repository: context.repository_of(&[reference])?,
         stay,
     }));
-    let progress = BringProgress::new(context.global.progress);
+    let progress = ShareProgress::new(context.global.progress, "are here");
     let quiet = context.global.quiet;
     let outcome = call(context, request, |report| {
         if let Some(Brought { bytes, of }) = report.brought {

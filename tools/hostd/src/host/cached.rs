@@ -17,19 +17,20 @@ use crate::source::Source;
 use super::{Host, Progress};
 
 /// Chunks that are pinned while this is there.
-struct Pinned<'a> {
-    cache: &'a Cache,
+pub(super) struct Pinned {
+    cache: Arc<Cache>,
     chunks: Vec<ChunkId>,
 }
 
-impl<'a> Pinned<'a> {
-    fn new(cache: &'a Cache, chunks: Vec<ChunkId>) -> Self {
+impl Pinned {
+    fn new(cache: &Arc<Cache>, chunks: Vec<ChunkId>) -> Self {
         cache.pin(chunks.iter().copied());
+        let cache = cache.clone();
         Self { cache, chunks }
     }
 }
 
-impl Drop for Pinned<'_> {
+impl Drop for Pinned {
     fn drop(&mut self) {
         self.cache.unpin(self.chunks.iter().copied());
     }
@@ -40,12 +41,11 @@ impl Host {
     /// nobody from starting.
     pub(super) fn pin_all(&self) -> HostResult<()> {
         let kept = pins::read(&self.dirs.state)?;
-        for pin in &kept {
-            if let Ok(chunks) = self.chunks_of(pin.plan) {
-                self.sources.cache().pin(chunks);
-            }
-        }
-        *self.pins() = kept;
+        let pinned = kept.into_iter().map(|pin| {
+            let chunks = self.chunks_of(pin.plan).unwrap_or_default();
+            (pin, Pinned::new(self.sources.cache(), chunks))
+        });
+        *self.pins() = pinned.collect();
         Ok(())
     }
 
@@ -66,7 +66,13 @@ impl Host {
             let (of, bytes) = local_bytes(cache, view.plan()).ok()?;
             Some(Brought { bytes, of })
         };
-        let work = async { Ok(source.filler.bring_whole(&view).await?) };
+        let work = async {
+            tokio::select! {
+                brought = source.filler.bring_whole(&view) => Ok(brought?),
+                // What came stays as long as there is room; the command goes on where it was.
+                () = progress.left() => Err(HostError::GivenUp(wish.reference.clone())),
+            }
+        };
         self.stage_with(&progress, Stage::Bring, work, brought)
             .await?;
         if wish.stay == StayWish::UntilUnpinned {
@@ -75,9 +81,8 @@ impl Host {
                 template,
                 plan,
             };
-            self.blocking(move |host| host.add_pin(pin)).await?;
+            self.blocking(move |host| host.add_pin(pin, pinned)).await?;
         }
-        drop(pinned);
         let shown = self.blocking(move |host| host.cached(template, plan));
         Ok(Outcome::Cached(Box::new(shown.await?)))
     }
@@ -97,18 +102,16 @@ impl Host {
         .await
     }
 
-    /// Keeps that a template stays. Blocks.
-    fn add_pin(&self, pin: Pin) -> HostResult<()> {
+    /// Keeps that a template stays, in the place of what was pinned of it or by its name before. Blocks.
+    fn add_pin(&self, pin: Pin, pinned: Pinned) -> HostResult<()> {
+        let is_other =
+            |other: &Pin| other.template != pin.template && other.reference != pin.reference;
         let mut pins = self.pins();
-        let others = pins.iter().filter(|other| other.template != pin.template);
-        let is_new = others.clone().count() == pins.len();
+        let others = pins.iter().map(|(pin, _)| pin).filter(|pin| is_other(pin));
         let next: Vec<Pin> = others.chain([&pin]).cloned().collect();
         pins::write(&self.dirs.state, &next)?;
-        *pins = next;
-        drop(pins);
-        if is_new {
-            self.sources.cache().pin(self.chunks_of(pin.plan)?);
-        }
+        pins.retain(|(other, _)| is_other(other));
+        pins.push((pin, pinned));
         Ok(())
     }
 
@@ -116,19 +119,17 @@ impl Host {
     pub(super) fn unpin(&self, template: &str) -> HostResult<Outcome> {
         // As it was kept: with its tag.
         let reference = template.parse::<Reference>().map(|it| it.to_string());
-        let is_meant = |pin: &&Pin| {
+        let is_meant = |pin: &Pin| {
             reference.as_ref() == Ok(&pin.reference) || is_short_for(template, pin.template)
         };
         let mut pins = self.pins();
-        let found = pins.iter().find(is_meant).cloned();
-        let found = found.ok_or_else(|| HostError::NotPinned(template.to_owned()))?;
-        let next: Vec<Pin> = pins.iter().filter(|pin| **pin != found).cloned().collect();
-        pins::write(&self.dirs.state, &next)?;
-        *pins = next;
-        drop(pins);
-        if let Ok(chunks) = self.chunks_of(found.plan) {
-            self.sources.cache().unpin(chunks);
+        let others = pins.iter().map(|(pin, _)| pin).filter(|pin| !is_meant(pin));
+        let next: Vec<Pin> = others.cloned().collect();
+        if next.len() == pins.len() {
+            return Err(HostError::NotPinned(template.to_owned()));
         }
+        pins::write(&self.dirs.state, &next)?;
+        pins.retain(|(pin, _)| !is_meant(pin));
         Ok(Outcome::Nothing)
     }
 
@@ -147,7 +148,7 @@ impl Host {
     pub(super) fn show_cache(&self) -> HostResult<Outcome> {
         let mut plans: BTreeSet<(TemplateId, PlanId)> =
             kept_plans(&self.dirs.plans())?.into_iter().collect();
-        let pins = self.pins().clone();
+        let pins: Vec<Pin> = self.pins().iter().map(|(pin, _)| pin.clone()).collect();
         plans.extend(pins.iter().map(|pin| (pin.template, pin.plan)));
         let records = self.all();
         let records = records
@@ -189,11 +190,14 @@ impl Host {
     fn cached(&self, template: TemplateId, plan: PlanId) -> HostResult<CachedTemplate> {
         let file = open_plan(&self.plan_path(plan), plan)?;
         let (content_bytes, local_bytes) = local_bytes(self.sources.cache(), &file)?;
-        let pins = self.pins();
-        let pin = pins.iter().find(|pin| pin.plan == plan);
+        let pin = {
+            let pins = self.pins();
+            let pin = pins.iter().find(|(pin, _)| pin.plan == plan);
+            pin.map(|(pin, _)| pin.clone())
+        };
         let used = self.machines_by_plan().remove(&plan).unwrap_or_default();
         let mut references = used.references;
-        references.extend(pin.map(|pin| pin.reference.clone()));
+        references.extend(pin.iter().map(|pin| pin.reference.clone()));
         Ok(CachedTemplate {
             template,
             plan,

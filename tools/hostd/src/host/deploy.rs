@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use shale_files::{DirFiles, FilePath, put_durably};
 use shale_hvplug::{Forward, Resources, VmFiles};
@@ -221,6 +221,10 @@ impl Host {
             return Ok((keys, wish.login.identity_file.clone()));
         }
         let path = self.dirs.ssh_key();
+        let _alone = self
+            .making_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let public = public_of(&path);
         match fs::read_to_string(&public) {
             Ok(key) => return Ok((vec![key.trim().to_owned()], Some(path))),

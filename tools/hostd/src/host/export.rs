@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use shale_hvplug::VmState;
 use shale_model::BlockDevice;
+use shale_view::{Disk, View, open_plan};
 
 use crate::api::{Brought, Outcome, Stage};
 use crate::disk_file::write_disk;
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
-use crate::served::Opened;
+use crate::served::{Served, open_overlay};
 
 use super::instance::Instance;
 use super::{Host, Progress};
@@ -27,13 +29,20 @@ impl Host {
         let instance = self.get(name)?;
         // Held until the file is complete: nobody may start or resume it meanwhile.
         let _changing = self.right_to_change(&instance).await?;
+        if instance.vm().is_some_and(|vm| !vm.process.runs()) {
+            self.settle(&instance).await;
+        }
         let this = instance.clone();
         let disk = self.blocking(move |host| host.still_disk(&this)).await?;
-        let (disk_bytes, done) = (disk.size(), AtomicU64::new(0));
-        let work = async {
-            let written = write_disk(&*disk, &file, |at, _| done.store(at, Relaxed)).await;
-            Ok(written?)
-        };
+        let (disk_bytes, done) = (disk.size(), Arc::new(AtomicU64::new(0)));
+        // Whoever removes the machine ends it.
+        let patience = instance.hope.patience(name.as_str(), Duration::MAX);
+        let written = done.clone();
+        let work = self.blocking(move |host| {
+            let report = |at, _| written.store(at, Relaxed);
+            let work = async { Ok(write_disk(&disk, &file, report).await?) };
+            host.runtime.block_on(patience.wait(work))
+        });
         let brought = || {
             Some(Brought {
                 bytes: done.load(Relaxed),
@@ -49,29 +58,32 @@ impl Host {
     }
 
     /// The disk of an instance whose guest does not write to it. Blocks.
-    fn still_disk(&self, instance: &Instance) -> HostResult<Arc<dyn BlockDevice>> {
-        let (record, vm, disk) = {
+    fn still_disk(&self, instance: &Instance) -> HostResult<Disk> {
+        let (record, vm, overlay) = {
             let live = instance.live();
-            let disk = live.disk.as_ref().map(|disk| disk.device());
-            (live.record.clone(), live.vm.clone(), disk)
+            let overlay = live.disk.as_ref().map(Served::overlay);
+            (live.record.clone(), live.vm.clone(), overlay)
         };
         let record = record.ok_or_else(|| HostError::Busy(instance.name.to_string()))?;
-        if let Some(vm) = vm.filter(|vm| vm.process.runs()) {
-            let is_still = matches!(
-                self.driver.state(&vm)?,
-                VmState::Paused(_) | VmState::DiskFailed
-            );
-            return match (is_still, disk) {
-                (true, Some(disk)) => Ok(disk),
-                _ => Err(HostError::Runs(instance.name.to_string())),
-            };
+        let vm = match vm {
+            Some(vm) => Some(vm),
+            None => self.driver.attach(&instance.paths.vm_files())?,
+        };
+        if let Some(vm) = vm {
+            let state = self.driver.state(&vm)?;
+            if !matches!(state, VmState::Paused(_) | VmState::DiskFailed) {
+                return Err(HostError::Runs(instance.name.to_string()));
+            }
         }
+        let plan = record.origin.plan;
+        let overlay = match overlay {
+            Some(overlay) => overlay,
+            None => open_overlay(&instance.paths.overlay(), plan)?,
+        };
         let source = self.sources.get(&record.origin.repository())?;
-        let opened = Opened::new(
-            &source,
-            (record.origin.plan, None),
-            &instance.paths.overlay(),
-        )?;
-        Ok(opened.disk)
+        let plan = open_plan(&self.plan_path(plan), plan)?;
+        // One of its own: that of the machine may be noting what a boot reads, and waits where this one fails.
+        let view = View::for_command(plan, source.reader.clone());
+        Ok(Disk::writable(Arc::new(view), overlay))
     }
 }

@@ -90,12 +90,18 @@ async fn sample_of(
     template: TemplateId,
     view: &View,
 ) -> HostResult<(Option<BootForecast>, Option<f64>)> {
-    if let Some(set) = source.boot_set(template).await? {
+    let set = source.boot_set(template).await?;
+    let sampled = match &set {
+        // One that cannot be read is as good as none, to a deployment too.
+        Some(set) => sample_boot_set(&source.reader, set).await.ok(),
+        None => None,
+    };
+    if let (Some(set), Some(sampled)) = (set, sampled) {
         let Sample {
             stored_bytes,
             missing_bytes,
             bytes_per_second,
-        } = sample_boot_set(&source.reader, &set).await?;
+        } = sampled;
         let boot = BootForecast {
             template: set.template,
             stored_bytes,

@@ -38,6 +38,7 @@ use crate::pins::Pin;
 use crate::record::Records;
 use crate::source::{OpenPlace, Sources};
 
+use cached::Pinned;
 use instance::Instance;
 
 /// How often the service looks whether machines have ended by themselves.
@@ -73,7 +74,9 @@ pub struct Host {
     runtime: Handle,
     instances: Mutex<BTreeMap<InstanceName, Arc<Instance>>>,
     /// The templates whose content stays in the cache.
-    pins: Mutex<Vec<Pin>>,
+    pins: Mutex<Vec<(Pin, Pinned)>>,
+    /// Held while the host's own key for SSH is looked for, and made.
+    making_key: Mutex<()>,
     /// Held from looking for free ports until it can be seen whose they are.
     choosing_port: Mutex<()>,
     end: watch::Sender<bool>,
@@ -104,6 +107,11 @@ impl Progress {
     fn report(&self, report: StageReport) {
         // A client that left does not want to know.
         let _ = self.answers.send(Answer::Stage(report));
+    }
+
+    /// Resolves when the client is gone, which shows at the first report behind that.
+    async fn left(&self) {
+        self.answers.closed().await;
     }
 
     fn seconds(&self) -> f64 {
@@ -145,6 +153,7 @@ impl Host {
             runtime,
             instances: Mutex::default(),
             pins: Mutex::default(),
+            making_key: Mutex::default(),
             choosing_port: Mutex::default(),
             end: watch::Sender::new(false),
             _lock: lock,
@@ -228,7 +237,7 @@ impl Host {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pins(&self) -> MutexGuard<'_, Vec<Pin>> {
+    fn pins(&self) -> MutexGuard<'_, Vec<(Pin, Pinned)>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

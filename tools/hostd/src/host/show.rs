@@ -126,6 +126,7 @@ impl Host {
         match self.driver.state(vm) {
             Ok(VmState::Running) => (InstanceState::Running, None),
             Ok(VmState::Paused(reason)) => (InstanceState::Paused, Some(reason)),
+            Ok(VmState::DiskFailed) if record.paused => (InstanceState::Paused, None),
             Ok(VmState::DiskFailed) => (InstanceState::Paused, Some(self.why_failed(instance))),
             Ok(VmState::Silent) => (InstanceState::Silent, None),
             Ok(VmState::Ended) => (InstanceState::Stopped, None),

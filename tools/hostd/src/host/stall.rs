@@ -99,9 +99,8 @@ impl Host {
         }
     }
 
-    /// Somebody wants a guest to run, which it cannot while its content does not come. Blocks.
-    pub(super) fn keep_running(&self, instance: &Instance) -> HostResult<()> {
-        self.keep_paused(instance, false)?;
+    /// Somebody wants a guest to run, which it cannot while its content does not come.
+    pub(super) fn check_no_stall(&self, instance: &Instance) -> HostResult<()> {
         match instance.live().disk.as_ref().is_some_and(Served::is_late) {
             true => Err(HostError::Stalled {
                 name: instance.name.to_string(),

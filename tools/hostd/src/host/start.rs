@@ -205,7 +205,11 @@ impl Host {
         let Ok(_changing) = instance.changing.try_lock() else {
             return;
         };
-        let seconds = (login.seconds - login.waited_seconds).max(0.0);
+        // The waits are those of all guests of this host: where they are most of it, nothing is known of this one.
+        if login.waited_seconds > login.seconds / 2.0 {
+            return;
+        }
+        let seconds = login.seconds - login.waited_seconds;
         let this = instance.clone();
         let kept = self.blocking(move |host| {
             let Some(mut record) = this.live().record.clone() else {

@@ -19,6 +19,13 @@ const POLL: Duration = Duration::from_millis(50);
 /// How often the power button is pressed: a guest that is still booting does not hear it.
 const PRESS_EVERY: Duration = Duration::from_secs(5);
 
+/// What somebody wants of a guest's processors.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    Paused,
+    Running,
+}
+
 impl Host {
     /// Asks the guest to shut down and waits for it.
     pub(super) async fn stop(
@@ -85,31 +92,38 @@ impl Host {
 
     /// Stops the guest's processors.
     pub(super) async fn pause(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
-        let before = |host: &Host, instance: &Instance| host.keep_paused(instance, true);
-        self.change(name, before, |driver, vm| driver.pause(vm))
-            .await
+        self.change(name, Wanted::Paused).await
     }
 
     /// Lets the guest's processors run again.
     pub(super) async fn resume(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
-        let before = |host: &Host, instance: &Instance| host.keep_running(instance);
-        self.change(name, before, |driver, vm| driver.resume(vm))
-            .await
+        self.change(name, Wanted::Running).await
     }
 
-    async fn change(
-        self: &Arc<Self>,
-        name: &InstanceName,
-        before: fn(&Host, &Instance) -> HostResult<()>,
-        action: fn(&dyn shale_hvplug::Driver, &Vm) -> shale_hvplug::DriverResult<()>,
-    ) -> HostResult<Outcome> {
+    async fn change(self: &Arc<Self>, name: &InstanceName, wanted: Wanted) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         let _changing = self.right_to_change(&instance).await?;
         let vm = instance.vm().filter(|vm| vm.process.runs());
         let vm = vm.ok_or_else(|| HostError::NotRunning(name.to_string()))?;
         let this = instance.clone();
-        self.blocking(move |host| before(host, &this)).await?;
-        self.drive(&vm, action).await?;
+        let changed = self.blocking(move |host| match wanted {
+            Wanted::Paused => {
+                // First, so that nobody lets it go on.
+                host.keep_paused(&this, true)?;
+                let paused = host.driver.pause(&vm);
+                if paused.is_err() {
+                    host.keep_paused(&this, false)?;
+                }
+                Ok(paused?)
+            }
+            Wanted::Running => {
+                host.keep_paused(&this, false)?;
+                // Also where its content is late: then it stands still for that, and goes on by itself.
+                host.driver.resume(&vm)?;
+                host.check_no_stall(&this)
+            }
+        });
+        changed.await?;
         Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
     }
 

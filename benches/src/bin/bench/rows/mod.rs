@@ -4,6 +4,7 @@ mod b1;
 mod b1a;
 mod b2;
 mod b3;
+mod b4;
 mod b5;
 mod boot;
 mod m1;
@@ -53,6 +54,8 @@ pub(crate) enum Row {
     B1a,
     /// Both, over a slow network
     B2,
+    /// Sixteen at once on a host
+    B4,
 }
 
 impl Row {
@@ -72,6 +75,7 @@ impl Row {
             Row::B1 => b1::measure(settings),
             Row::B1a => b1a::measure(settings),
             Row::B2 => b2::measure(settings),
+            Row::B4 => b4::measure(settings),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Disk, Input, free_port, run};
+use serde_json::Value;
 use shale_benches::proxy::Link;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -36,6 +37,9 @@ pub(crate) const SLOW: Link = Link {
 /// How long a busy registry may take to pack a boot set.
 const BOOT_SET_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long a host that is busy with its guests may take until it has all of a template.
+const FILLED_WITHIN: Duration = Duration::from_secs(120);
+
 /// A registry, its rivals, and a slow link to each.
 pub(crate) struct Network {
     directory: TempDir,
@@ -55,6 +59,14 @@ struct Moved {
     bytes: u64,
     /// Seconds that reads waited, where somebody counts them.
     waited: Option<f64>,
+}
+
+/// Deployments that were made at once.
+pub(crate) struct AtOnce<T> {
+    /// What waiting for them gave.
+    pub(crate) ready: T,
+    /// Bytes that came over the link until all content was there.
+    pub(crate) bytes: u64,
 }
 
 /// What a registry knows of boots, and whether the host brings more than what is read.
@@ -180,6 +192,50 @@ impl Network {
         Ok(done)
     }
 
+    /// So many deployments at once on a host that has nothing. `wait` is given when they began and the sockets of their
+    /// exports.
+    pub(crate) fn deploy_at_once<T>(
+        &self,
+        machines: usize,
+        wait: impl FnOnce(Instant, &[PathBuf]) -> Result<T>,
+    ) -> Result<AtOnce<T>> {
+        let host = self.path("host");
+        clear(&host)?;
+        std::fs::create_dir(&host)?;
+        let tunnel = self.through(self.registry)?;
+        let registry = format!("http://{}", tunnel.address);
+        let shale = Shale::new(&host)?.of_registry(&registry);
+        // The service is there, as on a host that does this every day.
+        run(shale.command().args(["--quiet", "vm", "ls"]))?;
+        let names: Vec<String> = (0..machines).map(|n| format!("bench-{n}")).collect();
+        let sockets = names
+            .iter()
+            .map(|name| shale.state().join("run").join(name).join("disk"));
+        let sockets: Vec<PathBuf> = sockets.collect();
+        let begun = Instant::now();
+        let mut deployments = Vec::new();
+        for name in &names {
+            let mut deploy = shale.command();
+            deploy.args(["--quiet", "vm", "deploy", "bench/base", "--name", name]);
+            deploy.args(["--wait", "none"]).stdout(Stdio::null());
+            deployments.push(Running::start(&mut deploy)?);
+        }
+        let ready = wait(begun, &sockets);
+        for deployment in deployments {
+            deployment.finish()?;
+        }
+        wait_for_fills(&shale)?;
+        let bytes = tunnel.down_bytes();
+        for name in &names {
+            run(shale.command().args(["--quiet", "vm", "rm", "--yes", name]))?;
+        }
+        end_service(&shale)?;
+        Ok(AtOnce {
+            ready: ready?,
+            bytes,
+        })
+    }
+
     /// A disk whose lower part is the raw file behind `qemu-nbd` far away.
     pub(crate) fn remotely(&self) -> Contender<'_> {
         let name = "qcow2 over remote qemu-nbd";
@@ -269,6 +325,21 @@ impl Network {
 
     fn through(&self, to: SocketAddr) -> Result<Tunnel> {
         Tunnel::new(&self.runtime, self.link, to)
+    }
+}
+
+/// Waits until the host has all content of its machines.
+fn wait_for_fills(shale: &Shale) -> Result<()> {
+    let deadline = Instant::now() + FILLED_WITHIN;
+    loop {
+        let listed = shale.json(&["vm".as_ref(), "ls".as_ref()])?;
+        let machines = listed.as_array().map_or(&[][..], Vec::as_slice);
+        let is_whole = |machine: &Value| machine["disk"]["fill"]["state"] == "whole";
+        if machines.iter().all(is_whole) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "it is not filled: {listed}");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

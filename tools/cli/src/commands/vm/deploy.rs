@@ -197,7 +197,9 @@ fn parse_pause(text: &str) -> Result<PauseAfter, String> {
         seconds => Some(
             seconds
                 .parse()
-                .map_err(|_| format!("`{text}` is neither seconds nor `never`"))?,
+                .ok()
+                .filter(|seconds| *seconds > 0)
+                .ok_or_else(|| format!("`{text}` is neither seconds, at least one, nor `never`"))?,
         ),
     };
     Ok(PauseAfter(seconds))

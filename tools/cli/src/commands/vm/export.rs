@@ -9,7 +9,7 @@ use shale_hostd::api::{Brought, Outcome, Request};
 use crate::commands::host::{call, unexpected};
 use crate::context::Context;
 use crate::output::{bytes, note};
-use crate::progress::DiskProgress;
+use crate::progress::ShareProgress;
 
 /// Write the disk of a virtual machine, with all that its guest wrote, as a raw disk image
 ///
@@ -32,21 +32,18 @@ impl Export {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let file = std::path::absolute(&self.file)
             .with_context(|| format!("find `{}`", self.file.display()))?;
-        let mut progress: Option<DiskProgress> = None;
-        let (mode, quiet) = (context.global.progress, context.global.quiet);
+        let progress = ShareProgress::new(context.global.progress, "are written");
+        let quiet = context.global.quiet;
         let name = self.name;
         let outcome = call(context, Request::Export { name, file }, |report| {
             if let Some(Brought { bytes, of }) = report.brought {
-                let progress = progress.get_or_insert_with(|| DiskProgress::new(mode, of));
-                progress.report(bytes, bytes);
+                progress.report(bytes, of);
             }
             if let (Some(stall), false) = (report.stall, quiet) {
                 note!("{:7.2} s  waits: {stall}", report.seconds);
             }
         });
-        if let Some(progress) = progress {
-            progress.end();
-        }
+        progress.end();
         match outcome? {
             Outcome::Exported {
                 disk_bytes,
