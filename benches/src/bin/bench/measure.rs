@@ -86,7 +86,7 @@ impl<'a> Contender<'a> {
         pairs.map(|(this, other)| this / other).collect()
     }
 
-    fn values(&self) -> Vec<f64> {
+    pub(crate) fn values(&self) -> Vec<f64> {
         self.samples.iter().map(|sample| sample.value).collect()
     }
 }

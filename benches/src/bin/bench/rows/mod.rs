@@ -14,6 +14,7 @@ mod network;
 mod p1;
 mod p4;
 mod r3;
+mod r4;
 mod r5;
 mod tunnel;
 mod w1;
@@ -40,6 +41,8 @@ pub(crate) enum Row {
     R2,
     /// Reads of a disk, by FUSE and NBD
     R3,
+    /// From the command to an export or a mount
+    R4,
     /// Composing and laying out
     R5,
     /// A boot's reads, from a warm cache
@@ -68,6 +71,7 @@ impl Row {
             Row::R1 => mounted::read(settings),
             Row::R2 => mounted::look(settings),
             Row::R3 => r3::measure(settings),
+            Row::R4 => r4::measure(settings),
             Row::R5 => r5::measure(settings),
             Row::B5 => b5::measure(settings),
             Row::W1 => w1::measure(settings),

@@ -81,9 +81,7 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
         push_archive(&Shale::new(&out)?, "bench/large", archive).map(Sample::of)
     };
     let mut large = [
-        Contender::new("shale push, small files", || {
-            archive(&|out| small_files(out, 0..FILES, random_content, SMALL_FILE_BYTES))
-        }),
+        Contender::new("shale push, small files", || archive(&small_tree)),
         Contender::new("shale push, a large file", || archive(&large_file)),
         Contender::new("shale push, a sparse disk", || {
             clear(&out)?;
@@ -116,11 +114,16 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
     registry::measure(directory.path())
 }
 
+/// A million small files, which do not compress.
+pub(crate) fn small_tree(out: &mut dyn Write) -> Result<()> {
+    small_files(out, 0..FILES, random_content, SMALL_FILE_BYTES)
+}
+
 /// Writes an archive, without its end.
-type Archive<'a> = dyn Fn(&mut dyn Write) -> Result<()> + Sync + 'a;
+pub(crate) type Archive<'a> = dyn Fn(&mut dyn Write) -> Result<()> + Sync + 'a;
 
 /// The most MB that a push of `archive`, which is written meanwhile, has resident.
-fn push_archive(shale: &Shale, name: &str, archive: &Archive<'_>) -> Result<f64> {
+pub(crate) fn push_archive(shale: &Shale, name: &str, archive: &Archive<'_>) -> Result<f64> {
     let mut command = shale.command();
     command
         .args(["--quiet", "push", "-", name])
