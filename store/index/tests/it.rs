@@ -41,6 +41,28 @@ fn it_does_what_an_index_must() {
     check_chunk_index(&open(dir.path()));
 }
 
+#[test]
+fn what_a_large_push_added_is_not_read_from_a_log_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(dir.path());
+    let packs: Vec<_> = (0..8).map(|number| pack(number, 15_000)).collect();
+    for (id, contents) in &packs {
+        index.add_pack(*id, contents).unwrap();
+    }
+    drop(index);
+    let logs = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap);
+    let logs = logs.filter(|entry| entry.path().extension().is_some_and(|end| end == "log"));
+    let bytes: u64 = logs.map(|entry| entry.metadata().unwrap().len()).sum();
+    assert!(bytes < 1 << 20, "{bytes} bytes are in the log");
+    for (_, contents) in &packs {
+        let ids: Vec<ChunkId> = contents.chunks().iter().map(|chunk| chunk.id).collect();
+        let reader = IndexReader::open(dir.path()).unwrap();
+        for part in ids.chunks(5_000) {
+            assert!(reader.get(part).unwrap().iter().all(Option::is_some));
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Add(u64),
