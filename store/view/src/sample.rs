@@ -6,7 +6,7 @@ use shale_model::{BootSet, ChunkId};
 use tokio::time::Instant;
 
 use crate::observe::Purpose;
-use crate::reader::{BootSetError, ChunkReader, ReadError};
+use crate::reader::{Batch, BootSetError, ChunkReader, ReadError};
 
 /// Requests of a megabyte that are brought: as many as a boot set has on their way at once.
 const REQUESTS: usize = 2;
@@ -43,9 +43,7 @@ pub async fn sample_boot_set(
 /// # Errors
 /// They cannot be read.
 pub async fn sample(reader: &Arc<ChunkReader>, chunks: &[ChunkId]) -> Result<Sample, ReadError> {
-    let stored = |batches: &[crate::reader::Batch]| -> u64 {
-        batches.iter().map(|batch| batch.stored_bytes()).sum()
-    };
+    let stored = |batches: &[Batch]| -> u64 { batches.iter().map(Batch::stored_bytes).sum() };
     let stored_bytes = stored(&reader.batches(chunks).await?);
     let missing = chunks.iter().filter(|id| !reader.cache().contains(id));
     let missing: Vec<ChunkId> = missing.copied().collect();

@@ -112,7 +112,7 @@ pub struct Deploy {
     pub machine: MachineWish,
     /// Ports of this host that lead into the guest, besides the one for SSH.
     pub ports: Vec<Forward>,
-    /// Seconds that a read may wait for content until the guest is paused; never without.
+    /// Seconds that a request of the guest may wait for content until the guest is paused; `None` for never.
     pub pause_after_seconds: Option<u64>,
     /// What to wait for.
     pub wait: Wait,

@@ -55,8 +55,8 @@ impl Host {
         wish: Precache,
         progress: Progress,
     ) -> HostResult<Outcome> {
-        let composed = self.composed(&wish.reference, &wish.repository);
-        let (source, image) = self.stage(&progress, Stage::Compose, composed).await?;
+        let composed = self.composed(&wish.reference, &wish.repository, &progress);
+        let (source, image) = composed.await?;
         let (template, plan) = (image.id, image.plan_id);
         let view = View::for_command(image.plan, source.reader.clone());
         let cache = self.sources.cache();
@@ -92,14 +92,15 @@ impl Host {
         self: &Arc<Self>,
         reference: &str,
         repository: &Repository,
+        progress: &Progress,
     ) -> HostResult<(Arc<Source>, Image)> {
         let (reference, repository) = (reference.parse::<Reference>()?, repository.clone());
-        self.blocking(move |host| {
+        let compose = self.blocking(move |host| {
             let source = host.sources.get(&repository)?;
             let image = source.composer.image(source.resolve(&reference)?)?;
             Ok((source, image))
-        })
-        .await
+        });
+        self.stage(progress, Stage::Compose, compose).await
     }
 
     /// Keeps that a template stays, in the place of what was pinned of it or by its name before. Blocks.

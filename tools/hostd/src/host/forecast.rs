@@ -25,8 +25,8 @@ impl Host {
         wish: ForecastWish,
         progress: Progress,
     ) -> HostResult<Outcome> {
-        let composed = self.composed(&wish.reference, &wish.repository);
-        let (source, image) = self.stage(&progress, Stage::Compose, composed).await?;
+        let composed = self.composed(&wish.reference, &wish.repository, &progress);
+        let (source, image) = composed.await?;
         let (template, plan) = (image.id, image.plan_id);
         let view = View::for_command(image.plan, source.reader.clone());
         let (content_bytes, local_bytes) = local_bytes(self.sources.cache(), view.plan())?;
