@@ -200,15 +200,16 @@ impl Host {
         self.started(instance, Some(login)).await
     }
 
-    /// Keeps how long a start took, for forecasts. One that is being changed meanwhile says nothing.
+    /// Keeps how long a start took, for forecasts.
     async fn keep_ready(self: &Arc<Self>, instance: &Arc<Instance>, login: &LoginTime) {
-        let Ok(_changing) = instance.changing.try_lock() else {
-            return;
-        };
         // The waits are those of all guests of this host: where they are most of it, nothing is known of this one.
         if login.waited_seconds > login.seconds / 2.0 {
             return;
         }
+        // The look at all instances has it for a moment every second.
+        let Ok(_changing) = self.right_to_change(instance).await else {
+            return;
+        };
         let seconds = login.seconds - login.waited_seconds;
         let this = instance.clone();
         let kept = self.blocking(move |host| {

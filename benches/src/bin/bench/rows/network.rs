@@ -212,6 +212,7 @@ impl Network {
             .iter()
             .map(|name| shale.state().join("run").join(name).join("disk"));
         let sockets: Vec<PathBuf> = sockets.collect();
+        let machines = Machines(&shale, &names);
         let begun = Instant::now();
         let mut deployments = Vec::new();
         for name in &names {
@@ -226,9 +227,7 @@ impl Network {
         }
         wait_for_fills(&shale)?;
         let bytes = tunnel.down_bytes();
-        for name in &names {
-            run(shale.command().args(["--quiet", "vm", "rm", "--yes", name]))?;
-        }
+        drop(machines);
         end_service(&shale)?;
         Ok(AtOnce {
             ready: ready?,
@@ -396,4 +395,19 @@ fn download(tunnel: &Tunnel, to: &Path) -> Result<()> {
     std::io::copy(&mut stream, &mut stdin)?;
     drop(stdin);
     unpack.finish()
+}
+
+/// Machines that are removed when the value is dropped, also where a row fails.
+struct Machines<'a>(&'a Shale, &'a [String]);
+
+impl Drop for Machines<'_> {
+    fn drop(&mut self) {
+        for name in self.1 {
+            // One that was not made is not there.
+            let _ = run(self
+                .0
+                .command()
+                .args(["--quiet", "vm", "rm", "--yes", name]));
+        }
+    }
 }
