@@ -54,7 +54,7 @@ where
         })
     }
 
-    fn tree(&self) -> TreeReader<'_, B> {
+    fn tree(&self) -> TreeReader<'_, Plan<B>> {
         self.shape.tree(&self.plan)
     }
 

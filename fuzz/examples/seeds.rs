@@ -30,6 +30,11 @@ fn main() -> io::Result<()> {
             &Lcg(40 + n).bytes(1500),
         )?;
         write("compose", &format!("random-{n}"), &Lcg(n).bytes(1500))?;
+        write(
+            "disk_tree",
+            &format!("random-{n}"),
+            &Lcg(60 + n).bytes(1500),
+        )?;
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ fuzz_target!(|input: (bool, LayerFromBytes, Vec<(u32, u8)>)| {
 });
 
 /// Reads one inode in every way; how many names it has.
-fn visit(read: &TreeReader<'_, Vec<u8>>, number: u32, is_damaged: bool) -> usize {
+fn visit(read: &TreeReader<'_, Plan<Vec<u8>>>, number: u32, is_damaged: bool) -> usize {
     let Ok(inode) = read.inode(number) else {
         assert!(is_damaged);
         return 0;

@@ -24,5 +24,5 @@ mod layout;
 pub mod merge;
 
 pub use error::*;
-pub use ext4::{DirectoryEntry, TreeInode, TreeReader, TreeRun, TreeShape};
+pub use ext4::{DirectoryEntry, Metadata, Replayed, TreeInode, TreeReader, TreeRun, TreeShape};
 pub use layout::*;

@@ -33,10 +33,12 @@ pub(super) mod mode {
     pub(in crate::ext4) const SOCKET: u16 = 0xC000;
 }
 
-/// Bytes after the 128 of ext2 that the inode's own fields take; attributes follow.
+/// Bytes of an inode that are as in ext2.
+pub(super) const BASE_BYTES: usize = 128;
+/// Bytes after these that the inode's own fields take; attributes follow.
 const EXTRA_BYTES: usize = 32;
 /// Where the attributes inside the inode begin.
-pub(super) const XATTR_START: usize = 128 + EXTRA_BYTES;
+pub(super) const XATTR_START: usize = BASE_BYTES + EXTRA_BYTES;
 
 /// First second, 2310-04-04, that `e2fsck` takes for a badly written time before 1970.
 const TIME_END: i64 = (3 << 32) - (1 << 31);

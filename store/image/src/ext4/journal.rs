@@ -8,8 +8,8 @@ pub(super) const JOURNAL_BLOCKS: u64 = 16_384;
 /// Its inode.
 pub(super) const JOURNAL_INODE: u32 = 8;
 
-const MAGIC: u32 = 0xC03B_3998;
-const SUPERBLOCK_V2: u32 = 4;
+pub(super) const MAGIC: u32 = 0xC03B_3998;
+pub(super) const SUPERBLOCK_V2: u32 = 4;
 
 /// The journal's first block; the others are zeros. Fields are big-endian.
 pub(super) fn superblock(uuid: &[u8; 16]) -> [u8; BLOCK_BYTES] {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod basic;
+mod cut_off;
 mod dirs;
 mod files;
 mod guest;
@@ -10,5 +11,6 @@ mod mount;
 mod nodes;
 mod random;
 mod read;
+mod replay;
 mod stable;
 mod support;

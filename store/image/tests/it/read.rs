@@ -14,7 +14,7 @@ use shale_model::{
 use crate::random::{any_layers, profiles};
 use crate::support::{LayerBuilder, PROFILES, Store, acl, attrs, plan, xattrs};
 
-type Read<'a> = TreeReader<'a, Vec<u8>>;
+type Read<'a> = TreeReader<'a, Plan<Vec<u8>>>;
 
 fn open(parts: &PlanParts) -> Plan<Vec<u8>> {
     Plan::open(parts.encode().1).unwrap()

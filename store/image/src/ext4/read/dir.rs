@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use shale_model::FormatError;
 use shale_model::limits::{BLOCK_BYTES, MAX_NAME_BYTES};
 
-use super::{BLOCK, TreeInode, TreeReader, TreeShape};
+use super::{BLOCK, Metadata, TreeInode, TreeReader, TreeShape};
 use crate::ext4::bytes::{get16, get32};
 use crate::ext4::dir::DOTS_BYTES;
 use crate::ext4::hash::half_md4;
@@ -32,9 +32,9 @@ pub struct DirectoryEntry<'a> {
     pub cookie: u64,
 }
 
-impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
+impl<'a, M: Metadata> TreeReader<'a, M> {
     /// The inode of a name in a directory.
-    pub fn lookup(&self, directory: &TreeInode, name: &[u8]) -> Result<Option<u32>, FormatError> {
+    pub fn lookup(&self, directory: &TreeInode, name: &[u8]) -> Result<Option<u32>, M::Error> {
         if directory.number == TreeShape::ROOT && name == LOST_FOUND {
             return Ok(self
                 .find(directory, name)?
@@ -44,11 +44,7 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
     }
 
     /// The same, with the layout's own `lost+found`.
-    pub(super) fn find(
-        &self,
-        directory: &TreeInode,
-        name: &[u8],
-    ) -> Result<Option<u32>, FormatError> {
+    pub(super) fn find(&self, directory: &TreeInode, name: &[u8]) -> Result<Option<u32>, M::Error> {
         let blocks = self.directory_blocks(directory)?;
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return Ok(None);
@@ -67,7 +63,7 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
         self.find_hashed(directory, name)
     }
 
-    fn find_hashed(&self, directory: &TreeInode, name: &[u8]) -> Result<Option<u32>, FormatError> {
+    fn find_hashed(&self, directory: &TreeInode, name: &[u8]) -> Result<Option<u32>, M::Error> {
         let hash = half_md4(name).0;
         let bad = || directory.fault(BAD);
         let block = self.block_of(directory, 0)?;
@@ -89,7 +85,7 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
                     let leaf = node.last_up_to(hash);
                     self.find_in_leaves(directory, &node, leaf, hash, name)?
                 }
-                _ => return Err(bad()),
+                _ => return Err(bad().into()),
             };
             if found.is_some() || levels == 0 || !root.goes_on(at + 1, hash) {
                 return Ok(found);
@@ -106,7 +102,7 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
         mut at: usize,
         hash: u32,
         name: &[u8],
-    ) -> Result<Option<u32>, FormatError> {
+    ) -> Result<Option<u32>, M::Error> {
         loop {
             let number = index.block(at).ok_or_else(|| directory.fault(BAD))?;
             let leaf = self.block_of(directory, number)?;
@@ -125,7 +121,7 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
         directory: &TreeInode,
         cookie: u64,
         mut visit: impl FnMut(DirectoryEntry<'_>) -> ControlFlow<()>,
-    ) -> Result<(), FormatError> {
+    ) -> Result<(), M::Error> {
         let blocks = self.directory_blocks(directory)?;
         let hides = directory.number == TreeShape::ROOT;
         for logical in cookie / BLOCK..blocks {
@@ -157,14 +153,16 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
         Ok(())
     }
 
-    fn directory_blocks(&self, directory: &TreeInode) -> Result<u64, FormatError> {
+    fn directory_blocks(&self, directory: &TreeInode) -> Result<u64, M::Error> {
         let blocks = directory.size / BLOCK;
         let is_right = directory.is_directory()
             && directory.size.is_multiple_of(BLOCK)
             && (1..=MAX_DIRECTORY_BLOCKS).contains(&blocks);
         match is_right {
             true => Ok(blocks),
-            false => Err(directory.fault("no directory, or one of an impossible size")),
+            false => Err(directory
+                .fault("no directory, or one of an impossible size")
+                .into()),
         }
     }
 }

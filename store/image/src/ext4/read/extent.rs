@@ -2,15 +2,14 @@
 
 use std::borrow::Cow;
 
-use shale_model::FormatError;
-
-use super::{TreeInode, TreeReader};
+use super::{Metadata, TreeInode, TreeReader};
 use crate::ext4::bytes::{get16, get32};
 use crate::ext4::extent::{ENTRY_BYTES, MAGIC};
 
 /// Deepest tree, as the kernel has it: four entries, then five blocks of 340, map all of 2^32 blocks.
 const MAX_DEPTH: u16 = 5;
-/// Longest extent. Above it the kernel means blocks that were never written, which the layout does not make.
+/// Longest extent of blocks that were written. A length above it means as many blocks less this one that have a place
+/// and were not written: zeros. The layout makes none of them.
 const MAX_EXTENT_BLOCKS: u16 = 0x8000;
 /// One more than the last block of a file.
 const END: u64 = 1 << 32;
@@ -20,15 +19,15 @@ const END: u64 = 1 << 32;
 pub struct TreeRun {
     /// Blocks of 4096 bytes, at least one; those of a last hole reach beyond the end of the file.
     pub blocks: u64,
-    /// The first of them on the disk; none for a hole.
+    /// The first of them on the disk; none for zeros, with or without a place there.
     pub start: Option<u64>,
 }
 
-impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
+impl<'a, M: Metadata> TreeReader<'a, M> {
     /// What a file has from its block `logical` on.
-    pub fn run(&self, inode: &TreeInode, logical: u32) -> Result<TreeRun, FormatError> {
+    pub fn run(&self, inode: &TreeInode, logical: u32) -> Result<TreeRun, M::Error> {
         if !inode.is_mapped() {
-            return Err(inode.fault("an inode has no blocks"));
+            return Err(inode.fault("an inode has no blocks").into());
         }
         let mut node = Cow::Borrowed(inode.i_block());
         let mut depth = None;
@@ -59,19 +58,20 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
                 continue;
             }
             let inside = u64::from(logical - get32(entry, 0));
-            let len = get16(entry, 4);
-            if len == 0 || len > MAX_EXTENT_BLOCKS {
-                return Err(inode.fault(BAD));
-            }
+            let (len, written) = match get16(entry, 4) {
+                0 => return Err(inode.fault(BAD).into()),
+                len @ ..=MAX_EXTENT_BLOCKS => (len, true),
+                len => (len - MAX_EXTENT_BLOCKS, false),
+            };
             let Some(blocks) = u64::from(len).checked_sub(inside).filter(|left| *left > 0) else {
                 return hole();
             };
             let first = u64::from(get32(entry, 8)) | u64::from(get16(entry, 6)) << 32;
             let start = first + inside;
             if first == 0 || start + blocks > self.shape.blocks {
-                return Err(inode.fault("an extent leaves the disk"));
+                return Err(inode.fault("an extent leaves the disk").into());
             }
-            let start = Some(start);
+            let start = written.then_some(start);
             return Ok(TreeRun { blocks, start });
         }
     }
@@ -81,9 +81,10 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
         &self,
         inode: &TreeInode,
         logical: u32,
-    ) -> Result<Cow<'a, [u8]>, FormatError> {
+    ) -> Result<Cow<'a, [u8]>, M::Error> {
         let start = self.run(inode, logical)?.start;
-        self.block(start.ok_or_else(|| inode.fault("metadata lies in a hole"))?)
+        let start = start.ok_or_else(|| inode.fault("metadata lies in a hole"));
+        self.block(start?)
     }
 }
 

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use shale_model::limits::MAX_SYMLINK_BYTES;
 use shale_model::{FormatError, MODE_BITS, Mtime, Rdev};
 
-use super::{TreeReader, TreeShape, fault};
+use super::{Metadata, TreeReader, TreeShape, fault};
 use crate::ext4::bytes::{get16, get32};
 use crate::ext4::geometry::INODE_BYTES;
-use crate::ext4::inode::{EXTENTS_FLAG, INDEX_FLAG, XATTR_START, mode};
+use crate::ext4::inode::{BASE_BYTES, EXTENTS_FLAG, INDEX_FLAG, mode};
 use crate::ext4::place::{LOST_FOUND, MAX_FAST_SYMLINK};
 use crate::ext4::superblock::FIRST_INODE;
 
@@ -115,7 +115,8 @@ impl TreeInode {
 
     /// What lies behind its fields.
     pub(super) fn inline(&self) -> &[u8] {
-        &self.raw[XATTR_START..]
+        let start = usize::from(get16(&self.raw, 0x80)) + BASE_BYTES;
+        self.raw.get(start..).unwrap_or_default()
     }
 
     /// The block of further extended attributes, 0 for none.
@@ -129,9 +130,9 @@ impl TreeInode {
     }
 }
 
-impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
+impl<'a, M: Metadata> TreeReader<'a, M> {
     /// The inode with this number, if the template has one.
-    pub fn inode(&self, number: u32) -> Result<Option<TreeInode>, FormatError> {
+    pub fn inode(&self, number: u32) -> Result<Option<TreeInode>, M::Error> {
         let inode = match self.any_inode(number)? {
             Some(inode) if number != TreeShape::ROOT => return Ok(Some(inode)),
             inode => inode,
@@ -140,7 +141,7 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
             return Ok(None);
         };
         if !root.is_directory() {
-            return Err(root.fault("the root is no directory"));
+            return Err(root.fault("the root is no directory").into());
         }
         // A `lost+found` that the layout made is not in the tree, so its `..` does not count.
         if root.links > 2 && self.find(&root, LOST_FOUND)? == Some(FIRST_INODE) {
@@ -149,15 +150,20 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
         Ok(Some(root))
     }
 
-    fn any_inode(&self, number: u32) -> Result<Option<TreeInode>, FormatError> {
+    fn any_inode(&self, number: u32) -> Result<Option<TreeInode>, M::Error> {
         // Reserved ones, the journal among them, and the layout's own `lost+found`.
-        if number <= FIRST_INODE && number != TreeShape::ROOT {
-            return Ok(None);
+        match number <= FIRST_INODE && number != TreeShape::ROOT {
+            true => Ok(None),
+            false => self.any_number(number),
         }
+    }
+
+    /// The inode with this number, be it in the tree or not.
+    pub(super) fn any_number(&self, number: u32) -> Result<Option<TreeInode>, M::Error> {
         let Some(place) = self.place(number) else {
             return Ok(None);
         };
-        let bytes = self.plan.synthesised_range(place, INODE_BYTES)?;
+        let bytes = self.disk.range(place, INODE_BYTES)?;
         let mut raw = [0; INODE_BYTES];
         raw.copy_from_slice(&bytes);
         let links = u32::from(get16(&raw, 0x1A));
@@ -173,17 +179,22 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
     }
 
     /// Where a symbolic link points.
-    pub fn link_target(&self, inode: &'a TreeInode) -> Result<Cow<'a, [u8]>, FormatError> {
+    pub fn link_target(&self, inode: &'a TreeInode) -> Result<Cow<'a, [u8]>, M::Error> {
         let len = match usize::try_from(inode.size) {
             Ok(len @ 1..=MAX_SYMLINK_BYTES) if inode.is_symlink() => len,
-            _ => return Err(inode.fault("no symbolic link, or one of an impossible length")),
+            _ => {
+                let rule = "no symbolic link, or one of an impossible length";
+                return Err(inode.fault(rule).into());
+            }
         };
         if !inode.is_mapped() {
             let target = inode.i_block().get(..len.min(MAX_FAST_SYMLINK));
             let target = target.filter(|target| target.len() == len);
-            return target
-                .map(Cow::Borrowed)
-                .ok_or_else(|| inode.fault("a symbolic link is longer than its inode"));
+            return target.map(Cow::Borrowed).ok_or_else(|| {
+                inode
+                    .fault("a symbolic link is longer than its inode")
+                    .into()
+            });
         }
         let block = self.block_of(inode, 0)?;
         Ok(match block {

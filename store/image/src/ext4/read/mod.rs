@@ -1,13 +1,15 @@
-//! The other way: the composed tree read back from the plan of its disk.
+//! The other way: a tree read back from its disk.
 //!
 //! A plan holds the tree as the metadata that the layout made, so whoever shows files needs no second copy
-//! of it. Inode numbers are those of the disk; two inodes that are the file system's own and no part of the
-//! template, its journal and the `lost+found` that it makes, do not exist here. Only disks that this crate
-//! lays out are read. Damaged plans cost bounded time and memory and give a [`FormatError`].
+//! of it. A guest goes on writing to that file system, and what it left is read by the same code, behind
+//! [`Replayed`]. Inode numbers are those of the disk; two inodes that are the file system's own and no part of the
+//! template, its journal and the `lost+found` that it makes, do not exist here. Only file systems that this crate
+//! lays out are read. Damaged ones cost bounded time and memory and give a [`FormatError`].
 
 mod dir;
 mod extent;
 mod inode;
+mod replay;
 mod xattr;
 
 use std::borrow::Cow;
@@ -23,11 +25,39 @@ use super::superblock::SUPERBLOCK_BYTES;
 pub use dir::DirectoryEntry;
 pub use extent::TreeRun;
 pub use inode::TreeInode;
+pub use replay::Replayed;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
-const WHAT: &str = "file system of a plan";
+/// Where the superblock is, in bytes.
+const SUPERBLOCK_AT: u64 = 1024;
+const WHAT: &str = "file system of a disk";
 
-/// What a superblock says about where everything is: small, and good for as long as its plan.
+/// Where the metadata of a file system is read from.
+pub trait Metadata {
+    /// Why it cannot be read.
+    type Error: From<FormatError>;
+
+    /// `len` bytes of the disk from `offset`.
+    fn range(&self, offset: u64, len: usize) -> Result<Cow<'_, [u8]>, Self::Error>;
+
+    /// Bytes of the disk.
+    fn disk_bytes(&self) -> u64;
+}
+
+/// A plan's metadata is what the layout made; the content of files is not.
+impl<B: AsRef<[u8]>> Metadata for Plan<B> {
+    type Error = FormatError;
+
+    fn range(&self, offset: u64, len: usize) -> Result<Cow<'_, [u8]>, FormatError> {
+        self.synthesised_range(offset, len)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        Plan::disk_bytes(self)
+    }
+}
+
+/// What a superblock says about where everything is: small, and good for as long as nobody writes to the disk.
 ///
 /// ```
 /// # use shale_image::{Layout, TreeShape, lay_out};
@@ -56,14 +86,17 @@ impl TreeShape {
     /// Inode number of the root directory.
     pub const ROOT: u32 = 2;
 
-    /// Reads the superblock of a plan's disk.
+    /// Reads the superblock of a disk.
     ///
     /// # Errors
-    /// The disk holds no file system of this crate.
-    pub fn of<B: AsRef<[u8]>>(plan: &Plan<B>) -> Result<Self, FormatError> {
-        let start = SUPERBLOCK_BYTES as u64;
-        let sb = plan.synthesised_range(start, SUPERBLOCK_BYTES)?;
-        let features = [0x5C, 0x60, 0x64].map(|at| get32(&sb, at));
+    /// The disk cannot be read, or holds no file system of this crate that is whole without its journal.
+    pub fn of<M: Metadata>(disk: &M) -> Result<Self, M::Error> {
+        let sb = disk.range(SUPERBLOCK_AT, SUPERBLOCK_BYTES)?;
+        Ok(Self::parse(&sb, disk.disk_bytes())?)
+    }
+
+    fn parse(sb: &[u8], disk_bytes: u64) -> Result<Self, FormatError> {
+        let features = [0x5C, 0x60, 0x64].map(|at| get32(sb, at));
         let profile = [Filesystem::Ext4V1, Filesystem::Ext4Old]
             .map(Profile)
             .into_iter()
@@ -72,28 +105,29 @@ impl TreeShape {
                 features == [known.compat, known.incompat, known.ro_compat]
             });
         let profile = match profile {
-            Some(profile) if get16(&sb, 0x38) == 0xEF53 => profile,
-            _ => return Err(fault(start, "no file system that shale lays out")),
+            Some(profile) if get16(sb, 0x38) == 0xEF53 => profile,
+            _ => return Err(fault(SUPERBLOCK_AT, "no file system that shale lays out")),
         };
-        let blocks = get_split(&sb, 0x04, 0x150);
-        let inodes = get32(&sb, 0x00);
-        let fits = blocks <= plan.disk_bytes() / BLOCK
+        let blocks = get_split(sb, 0x04, 0x150);
+        let inodes = get32(sb, 0x00);
+        let fits = blocks <= disk_bytes / BLOCK
             && u64::from(inodes.div_ceil(GROUP_INODES)) <= blocks.div_ceil(GROUP_BLOCKS);
         if !fits {
-            return Err(fault(start, "the file system is larger than its disk"));
+            let rule = "the file system is larger than its disk";
+            return Err(fault(SUPERBLOCK_AT, rule));
         }
         Ok(Self {
             geometry: profile.geometry(),
             inodes,
             blocks,
-            free_blocks: get_split(&sb, 0x0C, 0x158).min(blocks),
-            free_inodes: get32(&sb, 0x10).min(inodes),
+            free_blocks: get_split(sb, 0x0C, 0x158).min(blocks),
+            free_inodes: get32(sb, 0x10).min(inodes),
         })
     }
 
-    /// The tree of the plan that this is of.
-    pub fn tree<B: AsRef<[u8]>>(self, plan: &Plan<B>) -> TreeReader<'_, B> {
-        TreeReader { shape: self, plan }
+    /// The tree of the disk that this is of.
+    pub fn tree<M: Metadata>(self, disk: &M) -> TreeReader<'_, M> {
+        TreeReader { shape: self, disk }
     }
 
     /// Blocks of 4096 bytes of the file system, and how many of them are free.
@@ -107,14 +141,14 @@ impl TreeShape {
     }
 }
 
-/// A plan's tree.
+/// A disk's tree.
 #[derive(Debug)]
-pub struct TreeReader<'a, B> {
+pub struct TreeReader<'a, M> {
     shape: TreeShape,
-    plan: &'a Plan<B>,
+    disk: &'a M,
 }
 
-impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
+impl<'a, M: Metadata> TreeReader<'a, M> {
     /// Where an inode lies on the disk, in bytes, if there is one with this number.
     fn place(&self, number: u32) -> Option<u64> {
         let index = number
@@ -126,14 +160,12 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
     }
 
     /// A block of metadata.
-    fn block(&self, number: u64) -> Result<Cow<'a, [u8]>, FormatError> {
+    fn block(&self, number: u64) -> Result<Cow<'a, [u8]>, M::Error> {
         if number == 0 || number >= self.shape.blocks {
-            return Err(fault(
-                number.saturating_mul(BLOCK),
-                "a block leaves the disk",
-            ));
+            let at = number.saturating_mul(BLOCK);
+            return Err(fault(at, "a block leaves the disk").into());
         }
-        self.plan.synthesised_range(number * BLOCK, BLOCK_BYTES)
+        self.disk.range(number * BLOCK, BLOCK_BYTES)
     }
 }
 

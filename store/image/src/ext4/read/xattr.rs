@@ -1,9 +1,9 @@
 //! Extended attributes, read back into the form that `getxattr` returns.
 
 use shale_model::limits::MAX_NAME_BYTES;
-use shale_model::{FormatError, XattrPair, Xattrs};
+use shale_model::{XattrPair, Xattrs};
 
-use super::{TreeInode, TreeReader};
+use super::{Metadata, TreeInode, TreeReader};
 use crate::ext4::acl;
 use crate::ext4::bytes::{get16, get32};
 use crate::ext4::xattr::{ACLS, BLOCK_HEADER, ENTRY_HEADER, INLINE_HEADER, MAGIC, PREFIXES};
@@ -17,9 +17,9 @@ impl TreeInode {
     }
 }
 
-impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
+impl<'a, M: Metadata> TreeReader<'a, M> {
     /// The extended attributes of an inode.
-    pub fn xattrs(&self, inode: &TreeInode) -> Result<Xattrs, FormatError> {
+    pub fn xattrs(&self, inode: &TreeInode) -> Result<Xattrs, M::Error> {
         let mut pairs = Vec::new();
         let bad = || inode.fault(BAD);
         if get32(inode.inline(), 0) == MAGIC {
@@ -28,11 +28,11 @@ impl<'a, B: AsRef<[u8]>> TreeReader<'a, B> {
         if inode.xattr_block() != 0 {
             let block = self.block(inode.xattr_block())?;
             if get32(&block, 0) != MAGIC {
-                return Err(bad());
+                return Err(bad().into());
             }
             collect(&block, BLOCK_HEADER, &mut pairs).ok_or_else(bad)?;
         }
-        Xattrs::new(pairs).map_err(|_| bad())
+        Ok(Xattrs::new(pairs).map_err(|_| bad())?)
     }
 }
 
