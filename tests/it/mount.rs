@@ -22,13 +22,13 @@ const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 5;
 
 /// A directory with `shale mount` on it; unmounted when dropped, whatever became of the server.
-struct Mounted {
+pub(crate) struct Mounted {
     server: Option<Background>,
-    point: PathBuf,
+    pub(crate) point: PathBuf,
 }
 
 impl Mounted {
-    fn new(shale: &Shale, reference: &str, args: &[&str]) -> Result<Self> {
+    pub(crate) fn new(shale: &Shale, reference: &str, args: &[&str]) -> Result<Self> {
         let point = shale.home().join("mnt");
         fs::create_dir_all(&point)?;
         let mut command = shale.command();
@@ -45,7 +45,7 @@ impl Mounted {
     }
 
     /// Asks it to end, which unmounts.
-    fn end(mut self) -> Result<()> {
+    pub(crate) fn end(mut self) -> Result<()> {
         self.server()?.terminate()?;
         ensure!(!is_mounted(&self.point)?, "it is still mounted");
         Ok(())

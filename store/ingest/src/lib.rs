@@ -22,4 +22,4 @@ pub use diff::Difference;
 pub use error::{PushError, SourceError, TarError, TarProblem};
 pub use progress::{Progress, ProgressEvent};
 pub use push::{PushStats, Pushed, push_tree};
-pub use source::{DirSource, FileBytes, Run, Source, TarSource, Visitor};
+pub use source::{DirSource, FileBytes, Run, Source, TarSource, Visitor, keeps_xattr};

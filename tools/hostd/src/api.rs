@@ -9,11 +9,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use shale_hvplug::{Acceleration, Forward};
-use shale_model::{PlanId, TemplateId, Trouble};
+use shale_ingest::Pushed;
+use shale_model::{LayerId, PlanId, Reference, TemplateId, Trouble};
 
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 4;
+pub const API_VERSION: u32 = 5;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;
@@ -80,6 +81,8 @@ pub enum Request {
         /// The file, with its path from the root; it must not exist.
         file: PathBuf,
     },
+    /// Make a template of what the guest of an instance that is stopped or paused has changed.
+    Commit(Box<CommitWish>),
     /// What a deployment would bring, and how long it would take.
     Forecast(Box<ForecastWish>),
     /// Bring all of a template to this host.
@@ -116,6 +119,17 @@ pub struct Deploy {
     pub pause_after_seconds: Option<u64>,
     /// What to wait for.
     pub wait: Wait,
+}
+
+/// A template that is to be made of an instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitWish {
+    /// The instance.
+    pub name: String,
+    /// The reference that the template gets.
+    pub reference: String,
+    /// The repository that it goes to: the one that the instance is from.
+    pub repository: Repository,
 }
 
 /// A deployment that is thought about.
@@ -277,6 +291,8 @@ pub enum Stage {
     Sample,
     /// The disk of the instance is written to a file.
     Export,
+    /// What changed on the disk of the instance is pushed.
+    Commit,
     /// All content of the template is brought.
     Bring,
     /// The instance gets its identity, on a disk of its size.
@@ -319,6 +335,8 @@ pub enum Outcome {
         /// Bytes of these that are no zeros, which the file holds.
         written_bytes: u64,
     },
+    /// A template was made.
+    Committed(Box<NewTemplate>),
     /// Something was removed from the cache.
     Pruned(CachePrune),
     /// The instance was started.
@@ -328,6 +346,50 @@ pub enum Outcome {
         /// When its login prompt came, if that was waited for.
         login: Option<LoginTime>,
     },
+}
+
+/// A template whose topmost layer was pushed. Its JSON is a stable interface.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewTemplate {
+    /// Its reference.
+    pub reference: String,
+    /// The template.
+    pub template: TemplateId,
+    /// The layer.
+    pub layer: LayerId,
+    /// Entries of the layer.
+    pub entries: u64,
+    /// Bytes of its files, holes among them.
+    pub logical_bytes: u64,
+    /// Chunks of its files.
+    pub chunks: u64,
+    /// Chunks, pages of the layer among them, that the repository lacked.
+    pub sent_chunks: u64,
+    /// Their plain bytes.
+    pub sent_chunk_bytes: u64,
+    /// Bytes of the packs that hold them.
+    pub pack_bytes: u64,
+    /// These packs.
+    pub packs: u64,
+}
+
+impl NewTemplate {
+    /// What a push made.
+    pub fn new(reference: &Reference, template: TemplateId, pushed: &Pushed) -> Self {
+        let (totals, stats) = (pushed.root.totals, pushed.stats);
+        Self {
+            reference: reference.name.to_string(),
+            template,
+            layer: pushed.layer,
+            entries: totals.entries,
+            logical_bytes: totals.bytes,
+            chunks: totals.chunks,
+            sent_chunks: stats.sent_chunks,
+            sent_chunk_bytes: stats.sent_chunk_bytes,
+            pack_bytes: stats.pack_bytes,
+            packs: stats.packs,
+        }
+    }
 }
 
 /// What a deployment would bring, and how long it would take. Its JSON is a stable interface.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shale_files::{FileError, LockError};
 use shale_hvplug::DriverError;
+use shale_ingest::PushError;
 use shale_model::{FormatError, ReferenceError, SeamError, Trouble};
 use shale_nbd::{ExportError, ListenError};
 use shale_view::{BringError, OverlayError, PlanFileError};
@@ -14,6 +15,7 @@ use shale_view::{BringError, OverlayError, PlanFileError};
 use crate::api::Failure;
 use crate::compose::ComposeError;
 use crate::disk_file::DiskFileError;
+use crate::guest_disk::GuestDiskError;
 use crate::guest_files::GuestFileError;
 use crate::place::PlaceError;
 use crate::seed::SeedError;
@@ -154,6 +156,20 @@ pub enum HostError {
     /// The disk of an instance cannot be written to a file.
     #[error(transparent)]
     DiskFile(#[from] DiskFileError),
+    /// What the guest has on its disk cannot be read.
+    #[error(transparent)]
+    GuestDisk(#[from] GuestDiskError),
+    /// What it changed cannot be pushed.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// A template lies where the layers are that it is made of.
+    #[error("`{name}` is made from a template in {repository}, and so would be the new one")]
+    OtherRepository {
+        /// The instance.
+        name: String,
+        /// Where its template is.
+        repository: String,
+    },
     /// The guest writes to its disk.
     #[error("`{0}` runs, and writes to its disk")]
     Runs(String),
@@ -244,7 +260,9 @@ impl HostError {
             Self::Name(_) | Self::Reference(_) => Trouble::Invalid,
             Self::DiskTooSmall { .. } | Self::MemoryTooSmall { .. } => Trouble::Invalid,
             Self::PortTwice(_) | Self::SocketPath(_) => Trouble::Invalid,
+            Self::OtherRepository { .. } => Trouble::Invalid,
             Self::Record { .. } | Self::Format(_) => Trouble::Integrity,
+            Self::GuestDisk(GuestDiskError::Format(_)) => Trouble::Integrity,
             Self::Plan(PlanFileError::Damaged { .. } | PlanFileError::Format { .. }) => {
                 Trouble::Integrity
             }
@@ -292,6 +310,9 @@ impl HostError {
             Self::Runs(name) => format!("`shale vm stop {name}` or `shale vm pause {name}` first"),
             Self::DiskFile(error) if error.is_there() => {
                 "name a file that does not exist, or remove this one".into()
+            }
+            Self::OtherRepository { .. } => {
+                "give the new template a name in that repository".into()
             }
             Self::DiskTooSmall { .. } => "leave out --disk, or ask for more".into(),
             Self::MemoryTooSmall { .. } => "leave out --memory, or ask for more".into(),

@@ -9,7 +9,7 @@ use shale_image::merge::ChunkBytes;
 use shale_model::{ChunkId, Extent, Mtime, NodeData, Template, TemplateId, Tree, TreeLayer};
 use shale_view::PlanFile;
 
-use crate::compose::{ComposeError, Composer};
+use crate::compose::{ComposeError, Composed, Composer};
 use crate::keys::{SshKey, random};
 
 /// A new identity, and how SSH clients will know it.
@@ -67,10 +67,19 @@ impl Composer {
         disk_bytes: u64,
         identity: &Identity,
     ) -> Result<PlanFile, ComposeError> {
-        let apply = |tree: &Tree, synthetic: &ChunkBytes| self.apply(tree, synthetic, identity);
-        let composed = self.compose_with(template, apply)?;
+        let composed = self.compose_as(template, identity)?;
         let parts = self.lay_out(id, template, disk_bytes, &composed)?;
         in_memory(&parts.encode().1)
+    }
+
+    /// A template with an identity as one tree.
+    pub(crate) fn compose_as(
+        &self,
+        template: &Template,
+        identity: &Identity,
+    ) -> Result<Composed, ComposeError> {
+        let apply = |tree: &Tree, synthetic: &ChunkBytes| self.apply(tree, synthetic, identity);
+        self.compose_with(template, apply)
     }
 
     /// The plan of a template on a disk of `disk_bytes`, in memory.

@@ -1,7 +1,7 @@
 //! The repositories that a host's instances come from.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -159,6 +159,16 @@ impl Sources {
         for source in opened {
             source.tell_all().await;
         }
+    }
+
+    /// `repository`, for whoever adds to it. Blocks.
+    pub(crate) fn open_to_write(&self, repository: &Repository) -> HostResult<Place> {
+        let place = match Path::new(&repository.address) {
+            // One in a directory has one process at a time that writes chunks: this, for as long as the answer lives.
+            path if path.is_absolute() => Place::local(path).map_err(PlaceFailure::from),
+            _ => (self.open)(repository),
+        };
+        place.map_err(HostError::Place)
     }
 
     /// What reads `repository`. Blocks.

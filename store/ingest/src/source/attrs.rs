@@ -17,7 +17,7 @@ const LEFT_OUT: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"security.
 const XATTR_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Whether a layer keeps the attribute called `name`.
-pub(super) fn keeps_xattr(name: &[u8]) -> bool {
+pub fn keeps_xattr(name: &[u8]) -> bool {
     !LEFT_OUT.iter().any(|prefix| name.starts_with(prefix))
 }
 

@@ -9,6 +9,7 @@ use shale_model::{Content, Entry, RootEntry, TreePath};
 
 use crate::error::{PushError, SourceError};
 
+pub use attrs::keeps_xattr;
 pub use dir::DirSource;
 pub use tar::TarSource;
 

@@ -6,13 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use serde::Serialize;
-use shale_hostd::Place;
-use shale_ingest::{Difference, DirSource, PushStats, Pushed, Source, TarSource, push_tree};
-use shale_model::{
-    Catalog, Chunker, IndexEntry, LayerId, Machine, Platform, Reference, Sink, Template,
-    TemplateId, TemplateIndex, TemplateLayer, Trouble,
-};
+use shale_hostd::api::NewTemplate;
+use shale_hostd::{CHUNKER, Place, name_template};
+use shale_ingest::{Difference, DirSource, Source, TarSource, push_tree};
+use shale_model::{Machine, Platform, Reference, Template, TemplateId, TemplateLayer};
 
 use crate::context::{Context, Host, get_index, resolve_for};
 use crate::failure::{Exit, Failure};
@@ -56,50 +53,7 @@ pub(crate) struct Push {
     reference: Reference,
 }
 
-/// How files are cut; a difference is found only where the base was cut alike.
-const CHUNKER: Chunker = Chunker::FastCdc;
-
-/// What a push did.
-#[derive(Debug, Serialize)]
-struct Done {
-    reference: String,
-    template: TemplateId,
-    layer: LayerId,
-    entries: u64,
-    logical_bytes: u64,
-    chunks: u64,
-    sent_chunks: u64,
-    sent_chunk_bytes: u64,
-    pack_bytes: u64,
-    packs: u64,
-}
-
-impl Done {
-    fn new(reference: &Reference, template: TemplateId, pushed: &Pushed) -> Self {
-        let totals = pushed.root.totals;
-        let PushStats {
-            sent_chunks,
-            sent_chunk_bytes,
-            packs,
-            pack_bytes,
-            ..
-        } = pushed.stats;
-        Self {
-            reference: reference.name.to_string(),
-            template,
-            layer: pushed.layer,
-            entries: totals.entries,
-            logical_bytes: totals.bytes,
-            chunks: totals.chunks,
-            sent_chunks,
-            sent_chunk_bytes,
-            pack_bytes,
-            packs,
-        }
-    }
-}
-
-impl Row for Done {
+impl Row for NewTemplate {
     const COLUMNS: &'static [&'static str] = &[
         "Template",
         "Reference",
@@ -166,9 +120,9 @@ impl Push {
             let composed = base.host.composer.compose(&template);
             composed.with_context(|| format!("put `{}` onto its base", self.source.display()))?;
         }
-        let id = name_template(&*sink, &*catalog, &self.reference, before, &template)?;
-        let done = Done::new(&self.reference, id, &pushed);
-        print_one(&done, context.global.format, context.global.quiet)
+        let id = name_template(&*sink, &*catalog, &self.reference.name, before, &template)?;
+        let new = NewTemplate::new(&self.reference, id, &pushed);
+        print_one(&new, context.global.format, context.global.quiet)
     }
 
     fn open(&self) -> anyhow::Result<Box<dyn Source>> {
@@ -230,48 +184,6 @@ fn tar(archive: impl Read + 'static) -> Box<dyn Source> {
     Box::new(TarSource::new(BufReader::with_capacity(1 << 20, archive)))
 }
 
-/// Stores a template and points the reference at it, if it still points where it did.
-pub(crate) fn name_template(
-    sink: &dyn Sink,
-    catalog: &dyn Catalog,
-    reference: &Reference,
-    before: Option<TemplateIndex>,
-    template: &Template,
-) -> anyhow::Result<TemplateId> {
-    let id = sink.put_template(&template.encode())?;
-    let templates = TemplateIndex::one(template.platform.clone(), id);
-    set_reference(sink, catalog, reference, before, &templates)?;
-    Ok(id)
-}
-
-/// Points the reference at stored templates, if it still points where it did; what it has for other platforms
-/// stays. That somebody else made it point there meanwhile is success too: two pushes of the same at once want
-/// the same.
-pub(crate) fn set_reference(
-    sink: &dyn Sink,
-    catalog: &dyn Catalog,
-    reference: &Reference,
-    before: Option<TemplateIndex>,
-    templates: &TemplateIndex,
-) -> anyhow::Result<()> {
-    let mut index = before.clone().unwrap_or_else(|| templates.clone());
-    for IndexEntry { platform, template } in templates.entries() {
-        index = index.with(platform.clone(), *template);
-    }
-    match sink.set_ref(&reference.name, before.as_ref(), &index) {
-        Err(error) if error.trouble == Trouble::Conflict => {
-            let now = get_index(catalog, reference)?;
-            let mut wanted = templates.entries().iter();
-            let there = |now: TemplateIndex| {
-                wanted.all(|entry| now.get(&entry.platform) == Some(entry.template))
-            };
-            let same = now.is_some_and(there);
-            same.then_some(()).ok_or_else(|| error.into())
-        }
-        set => Ok(set?),
-    }
-}
-
 /// Names a template, outside of a push.
 pub(crate) fn store_template(
     context: &Context,
@@ -281,5 +193,11 @@ pub(crate) fn store_template(
 ) -> anyhow::Result<TemplateId> {
     let before = get_index(&*host.catalog, reference)?;
     let sink = context.sink(&host.place)?;
-    name_template(&*sink, &*host.catalog, reference, before, template)
+    Ok(name_template(
+        &*sink,
+        &*host.catalog,
+        &reference.name,
+        before,
+        template,
+    )?)
 }

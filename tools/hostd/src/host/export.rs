@@ -7,16 +7,25 @@ use std::time::Duration;
 
 use shale_hvplug::VmState;
 use shale_model::BlockDevice;
-use shale_view::{Disk, View, open_plan};
+use shale_view::{Disk, Overlay, View, open_plan};
 
 use crate::api::{Brought, Outcome, Stage};
 use crate::disk_file::write_disk;
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
+use crate::record::Record;
 use crate::served::{Served, open_overlay};
 
 use super::instance::Instance;
 use super::{Host, Progress};
+
+/// An instance whose guest does not write to its disk.
+pub(super) struct Still {
+    pub(super) record: Record,
+    pub(super) disk: Disk,
+    /// What the guest wrote.
+    pub(super) overlay: Arc<Overlay>,
+}
 
 impl Host {
     /// Writes the disk of an instance to a file, as the guest left it: one that is paused as after a power cut.
@@ -29,11 +38,7 @@ impl Host {
         let instance = self.get(name)?;
         // Held until the file is complete: nobody may start or resume it meanwhile.
         let _changing = self.right_to_change(&instance).await?;
-        if instance.vm().is_some_and(|vm| !vm.process.runs()) {
-            self.settle(&instance).await;
-        }
-        let this = instance.clone();
-        let disk = self.blocking(move |host| host.still_disk(&this)).await?;
+        let disk = self.stand_still(&instance).await?.disk;
         let (disk_bytes, done) = (disk.size(), Arc::new(AtomicU64::new(0)));
         // Whoever removes the machine ends it.
         let patience = instance.hope.patience(name.as_str(), Duration::MAX);
@@ -57,8 +62,20 @@ impl Host {
         })
     }
 
-    /// The disk of an instance whose guest does not write to it. Blocks.
-    fn still_disk(&self, instance: &Instance) -> HostResult<Disk> {
+    /// What an instance has whose guest does not write to its disk. Whoever calls holds the right to change it.
+    pub(super) async fn stand_still(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+    ) -> HostResult<Still> {
+        if instance.vm().is_some_and(|vm| !vm.process.runs()) {
+            self.settle(instance).await;
+        }
+        let this = instance.clone();
+        self.blocking(move |host| host.still(&this)).await
+    }
+
+    /// Blocks.
+    fn still(&self, instance: &Instance) -> HostResult<Still> {
         let (record, vm, overlay) = {
             let live = instance.live();
             let overlay = live.disk.as_ref().map(Served::overlay);
@@ -84,6 +101,10 @@ impl Host {
         let plan = open_plan(&self.plan_path(plan), plan)?;
         // One of its own: that of the machine may be noting what a boot reads, and waits where this one fails.
         let view = View::for_command(plan, source.reader.clone());
-        Ok(Disk::writable(Arc::new(view), overlay))
+        Ok(Still {
+            record,
+            disk: Disk::writable(Arc::new(view), overlay.clone()),
+            overlay,
+        })
     }
 }

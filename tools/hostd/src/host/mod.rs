@@ -6,6 +6,7 @@
 mod adopt;
 mod attempt;
 mod cached;
+mod commit;
 mod deploy;
 mod export;
 mod forecast;
@@ -219,6 +220,7 @@ impl Host {
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
+            Request::Commit(wish) => self.commit(*wish, progress).await,
             Request::Forecast(wish) => self.forecast(*wish, progress).await,
             Request::Precache(wish) => self.precache(*wish, progress).await,
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,

@@ -1,9 +1,9 @@
 //! `shale template tag`: another name for a template.
 
 use clap::Args;
+use shale_hostd::set_reference;
 use shale_model::{Reference, Template, TemplateId, TemplateIndex};
 
-use crate::commands::push::set_reference;
 use crate::context::{Context, get_index, resolve};
 use crate::output::say;
 
@@ -40,7 +40,7 @@ impl Tag {
         set_reference(
             &*context.sink(&place)?,
             &*catalog,
-            &self.name,
+            &self.name.name,
             before,
             &templates,
         )?;

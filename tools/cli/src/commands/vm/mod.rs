@@ -1,5 +1,6 @@
 //! `shale vm`: virtual machines on this host.
 
+mod commit;
 mod console;
 mod deploy;
 mod export;
@@ -42,6 +43,7 @@ pub(crate) enum Vm {
     Ssh(ssh::Ssh),
     Logs(logs::Logs),
     Export(export::Export),
+    Commit(commit::Commit),
     Rm(rm::Rm),
 }
 
@@ -60,6 +62,7 @@ impl Vm {
             Vm::Ssh(ssh) => ssh.run(context),
             Vm::Logs(logs) => logs.run(context),
             Vm::Export(export) => export.run(context),
+            Vm::Commit(commit) => commit.run(context),
             Vm::Rm(rm) => rm.run(context),
         }
     }
@@ -115,6 +118,7 @@ fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
             Stage::Compose => "composing the template",
             Stage::Sample => "bringing some of its content",
             Stage::Export => "writing its disk",
+            Stage::Commit => "pushing what its guest changed",
             Stage::Bring => "bringing its content",
             Stage::Identity => "making its disk and identity",
             Stage::Kernel => "reading its kernel",
