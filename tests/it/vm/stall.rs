@@ -77,6 +77,7 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     ensure!(said.trim() == (64 << 20).to_string(), "{said}");
 
     export(&vms)?;
+    committed(&vms, &registry.name("test/committed"))?;
     let errors = vms.ssh("a", "dmesg | grep -c 'I/O error' || true")?;
     ensure!(errors == "0\n", "{errors}");
     vms.run(&["rm", "a", "--yes"])?;
@@ -105,6 +106,25 @@ fn export(vms: &Vms) -> Result<()> {
     ensure!(written.len() == 64 << 20 && written == fs::read(mounted.path().join("root/copy"))?);
     mounted.unmount()?;
     check_file_system(&file)
+}
+
+/// A template of what the paused guest has on its disk, most of it in the journal, boots as another machine.
+fn committed(vms: &Vms, reference: &str) -> Result<()> {
+    vms.ssh(
+        "a",
+        "cp /root/written /root/third; touch /root/$(hostname); sync -d /root/third",
+    )?;
+    vms.run(&["pause", "a"])?;
+    vms.run(&["commit", "a", reference])?;
+    vms.run(&["resume", "a"])?;
+    vms.run(&["deploy", reference, "--name", "c"])?;
+    let said = vms.ssh("c", "hostname; cmp /root/written /root/third && ls /root/a")?;
+    ensure!(said == "c\n/root/a\n", "{said}");
+    let key = "cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id";
+    ensure!(vms.ssh("a", key)? != vms.ssh("c", key)?);
+    let damage = "dmesg | grep -ciE 'i/o error|ext4-fs error' || true";
+    ensure!(vms.ssh("c", damage)? == "0\n");
+    vms.run(&["rm", "c", "--yes"]).map(drop)
 }
 
 /// Does `work` while the guest runs a script, and gives what the script printed.
