@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 use shale_hvplug::{Acceleration, Forward};
 use shale_model::{PlanId, TemplateId, Trouble};
 
+mod disks;
+
+pub use disks::{Snapshot, SnapshotAction};
+
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
 pub const API_VERSION: u32 = 4;
@@ -79,6 +83,13 @@ pub enum Request {
         name: String,
         /// The file, with its path from the root; it must not exist.
         file: PathBuf,
+    },
+    /// Keep the disk of an instance as it is, or make it what it was.
+    Snapshots {
+        /// Its name.
+        name: String,
+        /// What to do.
+        action: SnapshotAction,
     },
     /// What a deployment would bring, and how long it would take.
     Forecast(Box<ForecastWish>),
@@ -277,6 +288,8 @@ pub enum Stage {
     Sample,
     /// The disk of the instance is written to a file.
     Export,
+    /// The disk of the instance is copied.
+    Copy,
     /// All content of the template is brought.
     Bring,
     /// The instance gets its identity, on a disk of its size.
@@ -318,6 +331,15 @@ pub enum Outcome {
         disk_bytes: u64,
         /// Bytes of these that are no zeros, which the file holds.
         written_bytes: u64,
+    },
+    /// A snapshot was made.
+    Snapshot(Box<Snapshot>),
+    /// All snapshots of an instance, in order of name.
+    Snapshots {
+        /// Those that there is something to say about.
+        snapshots: Vec<Snapshot>,
+        /// Those that cannot be read.
+        damaged: Vec<Damaged>,
     },
     /// Something was removed from the cache.
     Pruned(CachePrune),

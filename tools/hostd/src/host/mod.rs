@@ -10,7 +10,9 @@ mod deploy;
 mod export;
 mod forecast;
 mod instance;
+mod replace;
 mod show;
+mod snapshots;
 mod stall;
 mod start;
 mod stop;
@@ -219,6 +221,9 @@ impl Host {
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
+            Request::Snapshots { name: n, action } => {
+                self.snapshots(&name(&n)?, action, progress).await
+            }
             Request::Forecast(wish) => self.forecast(*wish, progress).await,
             Request::Precache(wish) => self.precache(*wish, progress).await,
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,

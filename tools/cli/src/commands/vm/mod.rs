@@ -1,5 +1,6 @@
 //! `shale vm`: virtual machines on this host.
 
+mod confirm;
 mod console;
 mod deploy;
 mod export;
@@ -9,6 +10,7 @@ mod logs;
 mod ls;
 mod pause;
 mod rm;
+mod snapshot;
 mod ssh;
 mod start;
 mod stop;
@@ -42,6 +44,8 @@ pub(crate) enum Vm {
     Ssh(ssh::Ssh),
     Logs(logs::Logs),
     Export(export::Export),
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     Rm(rm::Rm),
 }
 
@@ -60,6 +64,7 @@ impl Vm {
             Vm::Ssh(ssh) => ssh.run(context),
             Vm::Logs(logs) => logs.run(context),
             Vm::Export(export) => export.run(context),
+            Vm::Snapshot(snapshot) => snapshot.run(context),
             Vm::Rm(rm) => rm.run(context),
         }
     }
@@ -114,6 +119,7 @@ fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
         let text = match report.stage {
             Stage::Compose => "composing the template",
             Stage::Sample => "bringing some of its content",
+            Stage::Copy => "copying its disk",
             Stage::Export => "writing its disk",
             Stage::Bring => "bringing its content",
             Stage::Identity => "making its disk and identity",
