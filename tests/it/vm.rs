@@ -4,6 +4,7 @@ mod commit;
 mod forecast;
 pub(crate) mod host;
 mod kills;
+mod snapshots;
 mod stall;
 
 use std::fs;

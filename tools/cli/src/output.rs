@@ -4,6 +4,7 @@ use std::io;
 
 use clap::ValueEnum;
 use serde::Serialize;
+use time::OffsetDateTime;
 
 /// Prints a line of data on standard output; an `io::Result`, because whoever reads may be gone.
 macro_rules! say {
@@ -114,6 +115,18 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
+/// A time, given in seconds since 1970, for people: `2026-11-25 14:22:51 UTC`.
+pub(crate) fn utc(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok();
+    match time.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()) {
+        Some(time) => {
+            let (hour, minute, second) = time.to_hms();
+            format!("{} {hour:02}:{minute:02}:{second:02} UTC", time.date())
+        }
+        None => format!("{seconds} s after 1970"),
+    }
+}
+
 /// The number of bytes that a person wrote: `512M`, `2G`, `10GiB`, `4096`.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -154,6 +167,8 @@ mod tests {
         for text in ["", "M", "1X", "-1", "99999999999T"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
+        let time = 1_764_080_571;
+        assert_eq!(utc(time), "2025-11-25 14:22:51 UTC");
         let shown = [
             (0, "0 B"),
             (999, "999 B"),

@@ -12,6 +12,10 @@ use shale_hvplug::{Acceleration, Forward};
 use shale_ingest::Pushed;
 use shale_model::{LayerId, PlanId, Reference, TemplateId, Trouble};
 
+mod disks;
+
+pub use disks::{Snapshot, SnapshotAction};
+
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
 pub const API_VERSION: u32 = 5;
@@ -83,6 +87,13 @@ pub enum Request {
     },
     /// Make a template of what the guest of an instance that is stopped or paused has changed.
     Commit(Box<CommitWish>),
+    /// Keep the disk of an instance as it is, or make it what it was.
+    Snapshots {
+        /// Its name.
+        name: String,
+        /// What to do.
+        action: SnapshotAction,
+    },
     /// What a deployment would bring, and how long it would take.
     Forecast(Box<ForecastWish>),
     /// Bring all of a template to this host.
@@ -293,6 +304,8 @@ pub enum Stage {
     Export,
     /// What changed on the disk of the instance is pushed.
     Commit,
+    /// The disk of the instance is copied.
+    Copy,
     /// All content of the template is brought.
     Bring,
     /// The instance gets its identity, on a disk of its size.
@@ -337,6 +350,15 @@ pub enum Outcome {
     },
     /// A template was made.
     Committed(Box<NewTemplate>),
+    /// A snapshot was made.
+    Snapshot(Box<Snapshot>),
+    /// All snapshots of an instance, in order of name.
+    Snapshots {
+        /// Those that there is something to say about.
+        snapshots: Vec<Snapshot>,
+        /// Those that cannot be read.
+        damaged: Vec<Damaged>,
+    },
     /// Something was removed from the cache.
     Pruned(CachePrune),
     /// The instance was started.

@@ -173,6 +173,33 @@ pub enum HostError {
     /// The guest writes to its disk.
     #[error("`{0}` runs, and writes to its disk")]
     Runs(String),
+    /// There is no snapshot of this name.
+    #[error("`{name}` has no snapshot `{snapshot}`")]
+    NoSnapshot {
+        /// The instance.
+        name: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// There is a snapshot of this name already.
+    #[error("`{name}` has a snapshot `{snapshot}` already")]
+    SnapshotExists {
+        /// The instance.
+        name: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// A snapshot is not what this version writes.
+    #[error("snapshot `{snapshot}` is damaged: {reason}")]
+    DamagedSnapshot {
+        /// The snapshot.
+        snapshot: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk of an instance that runs is not replaced.
+    #[error("`{0}` is not stopped")]
+    NotStopped(String),
     /// The content of a template is not kept in the cache on purpose.
     #[error("`{0}` is not pinned")]
     NotPinned(String),
@@ -245,6 +272,9 @@ impl HostError {
     pub fn trouble(&self) -> Trouble {
         match self {
             Self::NoInstance(_) | Self::NoTemplate { .. } | Self::NotPinned(_) => Trouble::NotFound,
+            Self::NoSnapshot { .. } => Trouble::NotFound,
+            Self::SnapshotExists { .. } => Trouble::Conflict,
+            Self::DamagedSnapshot { .. } => Trouble::Integrity,
             Self::Bring(BringError::Full { .. }) => Trouble::NoSpace,
             Self::Bring(BringError::Plan(_)) => Trouble::Integrity,
             Self::Exists(_) | Self::Port(_) | Self::NotRunning(_) => Trouble::Conflict,
@@ -252,7 +282,7 @@ impl HostError {
             Self::Lock(LockError::Held { .. }) => Trouble::Conflict,
             Self::Overlay(OverlayError::Lock(LockError::Held { .. })) => Trouble::Conflict,
             Self::Listen(ListenError::Busy(_)) => Trouble::Conflict,
-            Self::Runs(_) => Trouble::Conflict,
+            Self::Runs(_) | Self::NotStopped(_) => Trouble::Conflict,
             Self::DiskFile(error) if error.is_there() => Trouble::Conflict,
             Self::DiskFile(error) if error.is_full() => Trouble::NoSpace,
             Self::NoPort | Self::StillRunning { .. } | Self::Stalled { .. } => Trouble::Unavailable,
@@ -307,6 +337,16 @@ impl HostError {
             Self::Bring(BringError::Full { .. }) => {
                 "`shale cache unpin` gives up what was pinned; --cache-size allows more".into()
             }
+            Self::NoSnapshot { name, .. } => {
+                format!("`shale vm snapshot ls {name}` lists what there is")
+            }
+            Self::SnapshotExists { name, snapshot } => {
+                format!("choose another name, or `shale vm snapshot rm {name} {snapshot}`")
+            }
+            Self::DamagedSnapshot { .. } => {
+                "`shale vm snapshot rm` removes a snapshot that is damaged".into()
+            }
+            Self::NotStopped(name) => format!("`shale vm stop {name}` first"),
             Self::Runs(name) => format!("`shale vm stop {name}` or `shale vm pause {name}` first"),
             Self::DiskFile(error) if error.is_there() => {
                 "name a file that does not exist, or remove this one".into()

@@ -9,6 +9,7 @@ use shale_hvplug::{Forward, Resources};
 use shale_model::{PlanId, TemplateId};
 
 use crate::api::{Credentials, Repository};
+use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
 
@@ -32,6 +33,9 @@ pub(crate) struct Record {
     pub(crate) uuid: String,
     /// Bytes of the disk.
     pub(crate) disk_bytes: u64,
+    /// Where the disk lies; any other that is found is what a killed service left.
+    #[serde(default)]
+    pub(crate) disk: DiskPlace,
     pub(crate) resources: Resources,
     pub(crate) ports: Vec<Forward>,
     pub(crate) login: LoginRecord,
@@ -120,6 +124,7 @@ impl Record {
             origin,
             uuid: new.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
             disk_bytes: new.disk_bytes,
+            disk: DiskPlace::default(),
             resources: new.resources,
             ports: new.ports,
             login: new.login,

@@ -10,6 +10,8 @@ use crate::record::{Phase, Record};
 use crate::served::Served;
 
 use super::instance::Instance;
+use super::replace::sweep;
+use super::snapshots::take_up_snapshots;
 use super::{Host, remove_dir};
 
 /// What a look at an instance found.
@@ -36,6 +38,9 @@ impl Host {
                     continue;
                 }
                 Ok(Some(record)) => {
+                    // What cannot be swept is in nobody's way.
+                    let _ = sweep(&instance, &record);
+                    let _ = take_up_snapshots(&instance);
                     instance.live().record = Some(record);
                     self.adopt(&instance);
                 }
@@ -72,7 +77,7 @@ impl Host {
     /// Offers the disk of an instance. Blocks.
     pub(super) fn serve(&self, instance: &Instance, record: &Record) -> HostResult<Served> {
         let source = self.sources.get(&record.origin.repository())?;
-        let (overlay, socket) = (instance.paths.overlay(), instance.paths.disk());
+        let (overlay, socket) = (instance.paths.disk_at(&record.disk), instance.paths.disk());
         let (plan, trace) = (record.origin.plan, instance.live().trace.clone());
         let patience = record.pause_after_seconds.map(Duration::from_secs);
         let overlay = (overlay.as_path(), patience);
@@ -120,6 +125,7 @@ impl Host {
                     return Look::Ended;
                 }
                 // A hypervisor that does not answer is asked again at the next look.
+                let _ = self.let_go_on(instance, &vm);
                 let _ = self.look_at_stall(instance, &vm);
             }
             None if phase == Some(Phase::Started) => self.adopt(instance),

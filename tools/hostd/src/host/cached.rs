@@ -151,11 +151,10 @@ impl Host {
             kept_plans(&self.dirs.plans())?.into_iter().collect();
         let pins: Vec<Pin> = self.pins().iter().map(|(pin, _)| pin.clone()).collect();
         plans.extend(pins.iter().map(|pin| (pin.template, pin.plan)));
-        let records = self.all();
-        let records = records
-            .iter()
-            .filter_map(|instance| instance.live().record.clone());
-        plans.extend(records.map(|record| (record.origin.template, record.origin.plan)));
+        for instance in self.all() {
+            let live = instance.live();
+            plans.extend(live.origins().map(|origin| (origin.template, origin.plan)));
+        }
         let mut templates = Vec::new();
         for (template, plan) in plans {
             match self.cached(template, plan) {
@@ -206,7 +205,7 @@ impl Host {
             content_bytes,
             local_bytes,
             pinned: pin.is_some(),
-            machines: used.machines,
+            machines: used.machines.into_iter().collect(),
             trouble: None,
         })
     }
@@ -214,10 +213,10 @@ impl Host {
     fn machines_by_plan(&self) -> BTreeMap<PlanId, Use> {
         let mut uses: BTreeMap<PlanId, Use> = BTreeMap::new();
         for instance in self.all() {
-            if let Some(record) = &instance.live().record {
-                let used = uses.entry(record.origin.plan).or_default();
-                used.machines.push(instance.name.to_string());
-                used.references.insert(record.origin.reference.clone());
+            for origin in instance.live().origins() {
+                let used = uses.entry(origin.plan).or_default();
+                used.machines.insert(instance.name.to_string());
+                used.references.insert(origin.reference.clone());
             }
         }
         uses
@@ -231,7 +230,7 @@ impl Host {
 /// Who uses a plan.
 #[derive(Default)]
 struct Use {
-    machines: Vec<String>,
+    machines: BTreeSet<String>,
     references: BTreeSet<String>,
 }
 

@@ -24,6 +24,7 @@ use crate::source::Source;
 
 use super::attempt::Attempt;
 use super::instance::Instance;
+use super::replace::put_known_host;
 use super::{Host, Progress};
 
 /// Processors of an instance that asks for none: what a small server has.
@@ -164,12 +165,11 @@ impl Host {
         self.take_ports(instance, &mut record)?;
         self.keep(&instance.name, &record)?;
 
-        let overlay = instance.paths.overlay();
+        let overlay = instance.paths.disk_at(&record.disk);
         let composer = &disk.source.composer;
         drop(composer.overlay(&disk.image, Some(disk.target), &overlay, patience)?);
 
-        let known = format!("{} {}\n", alias(&instance.name), record.login.host_key);
-        put_private(&instance.paths.known_hosts(), known.as_bytes())?;
+        put_known_host(instance, &record)?;
         record.phase = Phase::Stopped;
         self.keep(&instance.name, &record)?;
         instance.live().record = Some(record);
@@ -269,7 +269,7 @@ fn public_of(private: &Path) -> PathBuf {
 }
 
 /// Writes a file that is only its owner's to read, durably.
-fn put_private(path: &Path, bytes: &[u8]) -> HostResult<()> {
+pub(super) fn put_private(path: &Path, bytes: &[u8]) -> HostResult<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(system("write", path)(io::ErrorKind::InvalidFilename.into()));
     };

@@ -95,7 +95,7 @@ impl Host {
         let plan = record.origin.plan;
         let overlay = match overlay {
             Some(overlay) => overlay,
-            None => open_overlay(&instance.paths.overlay(), plan)?,
+            None => open_overlay(&instance.paths.disk_at(&record.disk), plan)?,
         };
         let source = self.sources.get(&record.origin.repository())?;
         let plan = open_plan(&self.plan_path(plan), plan)?;

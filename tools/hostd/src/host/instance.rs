@@ -1,5 +1,6 @@
 //! An instance while the service runs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,10 +8,12 @@ use shale_hvplug::{Vm, VmFiles};
 use shale_view::Trace;
 
 use crate::dirs::HostDirs;
+use crate::disk_place::DiskPlace;
 use crate::name::InstanceName;
 use crate::patience::Hope;
-use crate::record::Record;
+use crate::record::{Origin, Record};
 use crate::served::Served;
+use crate::snapshot::Snapshot;
 
 use super::stall::Questions;
 
@@ -40,8 +43,21 @@ pub(super) struct Live {
     pub(super) questions: Questions,
     /// Whether the ports of the record are its own: from before the machine starts until it has ended.
     pub(super) holds_ports: bool,
+    /// What its disk was at other times.
+    pub(super) snapshots: BTreeMap<InstanceName, Snapshot>,
     /// Why the instance is not what its record says.
     pub(super) trouble: Option<String>,
+}
+
+impl Live {
+    /// What its disk comes from, and what those come from that it may get back.
+    pub(super) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        let snapshots = self.snapshots.values().map(|snapshot| &snapshot.origin);
+        self.record
+            .iter()
+            .map(|record| &record.origin)
+            .chain(snapshots)
+    }
 }
 
 impl Instance {
@@ -68,7 +84,8 @@ impl Instance {
 ///
 /// ```text
 /// <state>/instances/<name>/record.json    what it is
-///                          overlay/       what it wrote
+///                          overlay/       what it wrote; `overlay-1` and so on once it was replaced
+///                          snapshots/     what it had written at other times
 ///                          console.log    what it printed
 ///                          hypervisor.log what its hypervisor said
 ///                          known_hosts    its host key, for ssh
@@ -77,6 +94,7 @@ impl Instance {
 ///              control     its hypervisor's control socket
 ///              console     its serial console
 ///              pid         the number of its hypervisor's process
+///              held        while it is paused to copy its disk
 /// ```
 #[derive(Debug, Clone)]
 pub(super) struct Paths {
@@ -92,12 +110,22 @@ impl Paths {
         }
     }
 
-    pub(super) fn overlay(&self) -> PathBuf {
-        self.dir.join("overlay")
+    /// Where a disk lies.
+    pub(super) fn disk_at(&self, place: &DiskPlace) -> PathBuf {
+        self.dir.join(place.name())
     }
 
     pub(super) fn known_hosts(&self) -> PathBuf {
         self.dir.join("known_hosts")
+    }
+
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.dir.join("snapshots")
+    }
+
+    /// A file that is there while the guest is paused to copy its disk.
+    pub(super) fn held(&self) -> PathBuf {
+        self.run.join("held")
     }
 
     pub(super) fn boot(&self) -> PathBuf {

@@ -11,7 +11,9 @@ mod deploy;
 mod export;
 mod forecast;
 mod instance;
+mod replace;
 mod show;
+mod snapshots;
 mod stall;
 mod start;
 mod stop;
@@ -221,6 +223,9 @@ impl Host {
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
             Request::Commit(wish) => self.commit(*wish, progress).await,
+            Request::Snapshots { name: n, action } => {
+                self.snapshots(&name(&n)?, action, progress).await
+            }
             Request::Forecast(wish) => self.forecast(*wish, progress).await,
             Request::Precache(wish) => self.precache(*wish, progress).await,
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,

@@ -144,7 +144,7 @@ impl Host {
         };
         ShownDisk {
             bytes: record.disk_bytes,
-            written_bytes: room_of(&instance.paths.overlay()),
+            written_bytes: room_of(&instance.paths.disk_at(&record.disk)),
             content_bytes,
             local_bytes,
             fill,

@@ -1,6 +1,7 @@
 //! `shale vm`: virtual machines on this host.
 
 mod commit;
+mod confirm;
 mod console;
 mod deploy;
 mod export;
@@ -10,6 +11,7 @@ mod logs;
 mod ls;
 mod pause;
 mod rm;
+mod snapshot;
 mod ssh;
 mod start;
 mod stop;
@@ -44,6 +46,8 @@ pub(crate) enum Vm {
     Logs(logs::Logs),
     Export(export::Export),
     Commit(commit::Commit),
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     Rm(rm::Rm),
 }
 
@@ -63,6 +67,7 @@ impl Vm {
             Vm::Logs(logs) => logs.run(context),
             Vm::Export(export) => export.run(context),
             Vm::Commit(commit) => commit.run(context),
+            Vm::Snapshot(snapshot) => snapshot.run(context),
             Vm::Rm(rm) => rm.run(context),
         }
     }
@@ -117,6 +122,7 @@ fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
         let text = match report.stage {
             Stage::Compose => "composing the template",
             Stage::Sample => "bringing some of its content",
+            Stage::Copy => "copying its disk",
             Stage::Export => "writing its disk",
             Stage::Commit => "pushing what its guest changed",
             Stage::Bring => "bringing its content",

@@ -1,0 +1,87 @@
+//! An instance gets another disk: the new one is made completely, then the record names it, then the old one goes. Killed
+//! anywhere, it has one or the other (I6).
+
+use std::fs;
+use std::path::Path;
+
+use shale_files::DirFiles;
+use shale_hvplug::Vm;
+
+use crate::disk_place::OverlayDir;
+use crate::error::{HostError, HostResult, system};
+use crate::record::Record;
+
+use super::deploy::{alias, put_private};
+use super::instance::Instance;
+use super::{Host, remove_dir};
+
+impl Host {
+    /// Gives an instance that is stopped the disk that `make` makes, durably, in an empty directory, and the record
+    /// `next`, which is told where that is. Blocks.
+    pub(super) fn replace_disk(
+        &self,
+        instance: &Instance,
+        mut next: Record,
+        make: impl FnOnce(&Path) -> HostResult<()>,
+    ) -> HostResult<()> {
+        let old = next.disk;
+        next.disk = old.next_overlay();
+        let directory = instance.paths.disk_at(&next.disk);
+        // What an earlier try left.
+        remove_dir(&directory)?;
+        let made = DirFiles::create(&directory).map_err(HostError::Files);
+        if let Err(error) = made.and_then(|_| make(&directory)) {
+            // What cannot be removed now is swept when the service starts.
+            let _ = remove_dir(&directory);
+            return Err(error);
+        }
+        // Where this fails, the record on disk may name either: both stay until the service starts again.
+        self.keep(&instance.name, &next)?;
+        instance.live().record = Some(next.clone());
+        let _ = remove_dir(&instance.paths.disk_at(&old));
+        put_known_host(instance, &next)
+    }
+
+    /// The machine of an instance, also one that an earlier service started; `None` if none runs. Blocks.
+    pub(super) fn machine_of(&self, instance: &Instance) -> HostResult<Option<Vm>> {
+        let vm = match instance.vm() {
+            Some(vm) => Some(vm),
+            None => self.driver.attach(&instance.paths.vm_files())?,
+        };
+        Ok(vm.filter(|vm| vm.process.runs()))
+    }
+
+    /// The record of an instance that has no machine: its disk is nobody's. Blocks.
+    pub(super) fn stopped(&self, instance: &Instance) -> HostResult<Record> {
+        if self.machine_of(instance)?.is_some() {
+            return Err(HostError::NotStopped(instance.name.to_string()));
+        }
+        let record = instance.live().record.clone();
+        record.ok_or_else(|| HostError::Busy(instance.name.to_string()))
+    }
+}
+
+/// Removes disks in the directory of an instance that its record does not name, and tells `ssh` the host key that it does:
+/// what a service was doing when it was killed. Blocks.
+pub(super) fn sweep(instance: &Instance, record: &Record) -> HostResult<()> {
+    let dir = &instance.paths.dir;
+    for entry in fs::read_dir(dir).map_err(system("list", dir))? {
+        let entry = entry.map_err(system("list", dir))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if OverlayDir::named(&name).is_some() && *name != record.disk.name() {
+            remove_dir(&entry.path())?;
+        }
+    }
+    put_known_host(instance, record)
+}
+
+/// Makes the host key of the record the one that `ssh` knows.
+pub(super) fn put_known_host(instance: &Instance, record: &Record) -> HostResult<()> {
+    let path = instance.paths.known_hosts();
+    let line = format!("{} {}\n", alias(&instance.name), record.login.host_key);
+    match fs::read(&path) {
+        Ok(known) if known == line.as_bytes() => Ok(()),
+        _ => put_private(&path, line.as_bytes()),
+    }
+}

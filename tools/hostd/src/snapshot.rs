@@ -1,0 +1,186 @@
+//! Snapshots of an instance's disk as they are kept: a directory each, with an overlay and, written last,
+//! `snapshot.json`. Without that there is no snapshot.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shale_files::{DirFiles, FilePath, Files, put_durably, read_file, remove_durably};
+
+use crate::error::{HostError, HostResult, system};
+use crate::name::InstanceName;
+use crate::record::{Origin, Record};
+
+/// `format` of a snapshot.
+const FORMAT: &str = "shale.snapshot.v1";
+
+/// The file that says what a snapshot is, and its successor while it is written.
+const NAME: &str = "snapshot.json";
+const TEMP: &str = "snapshot.json.new";
+
+/// Longest file that is read; they have less than a thousand bytes.
+const MAX_BYTES: usize = 1 << 20;
+
+/// What of its instance a snapshot keeps besides the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Snapshot {
+    format: String,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) origin: Origin,
+    /// Bytes of the disk.
+    pub(crate) disk_bytes: u64,
+    /// The public host key that is on it.
+    pub(crate) host_key: String,
+}
+
+impl Snapshot {
+    /// A snapshot of the instance with this record.
+    pub(crate) fn of(record: &Record, created: u64) -> Self {
+        Self {
+            format: FORMAT.into(),
+            created,
+            origin: record.origin.clone(),
+            disk_bytes: record.disk_bytes,
+            host_key: record.login.host_key.clone(),
+        }
+    }
+
+    /// The record of an instance that gets this disk in place of its own.
+    pub(crate) fn restored(&self, record: &Record) -> Record {
+        let mut record = record.clone();
+        if record.origin.template != self.origin.template {
+            // It says nothing of this one.
+            record.ready_millis = None;
+        }
+        record.origin = self.origin.clone();
+        record.disk_bytes = self.disk_bytes;
+        record.login.host_key = self.host_key.clone();
+        record
+    }
+}
+
+/// The snapshots of an instance, in a directory that is made with the first of them.
+pub(crate) struct Snapshots {
+    root: PathBuf,
+}
+
+/// What there is of each name: a snapshot, or why it cannot be read.
+pub(crate) type Kept = BTreeMap<InstanceName, Result<Snapshot, String>>;
+
+impl Snapshots {
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where the overlay of a snapshot lies.
+    pub(crate) fn overlay(&self, name: &InstanceName) -> PathBuf {
+        self.dir(name).join("overlay")
+    }
+
+    /// All that there are.
+    pub(crate) fn list(&self) -> HostResult<Kept> {
+        let mut found = Kept::new();
+        for name in self.names()? {
+            match self.read(&name) {
+                Ok(Some(snapshot)) => found.insert(name, Ok(snapshot)),
+                // It was never finished.
+                Ok(None) => None,
+                Err(error) => found.insert(name, Err(error.failure().message)),
+            };
+        }
+        Ok(found)
+    }
+
+    /// Makes the directory of a snapshot that there is not, without what an earlier try left in it.
+    pub(crate) fn begin(&self, name: &InstanceName) -> HostResult<()> {
+        let dir = self.dir(name);
+        remove_dir(&dir)?;
+        // The overlay's own directory last, so that all names above it are durable.
+        DirFiles::create(&self.root)?;
+        DirFiles::create(&dir)?;
+        DirFiles::create(&self.overlay(name))?;
+        Ok(())
+    }
+
+    /// Removes what is there of a snapshot that could not be finished.
+    pub(crate) fn give_up(&self, name: &InstanceName) {
+        // What cannot be removed now is swept when the service starts.
+        let _ = remove_dir(&self.dir(name));
+    }
+
+    /// Keeps that a snapshot is complete, durably.
+    pub(crate) fn finish(&self, name: &InstanceName, snapshot: &Snapshot) -> HostResult<()> {
+        // Strings and numbers have no way not to become JSON.
+        let bytes = serde_json::to_vec_pretty(snapshot).unwrap_or_default();
+        let files = DirFiles::open(&self.dir(name))?;
+        Ok(put_durably(&files, &path(TEMP), &path(NAME), |file| {
+            file.write_at(0, &bytes)
+        })?)
+    }
+
+    /// Removes a snapshot, durably: what is left of it is garbage from then on.
+    pub(crate) fn remove(&self, name: &InstanceName) -> HostResult<()> {
+        let dir = self.dir(name);
+        remove_durably(&DirFiles::open(&dir)?, &path(NAME))?;
+        remove_dir(&dir)
+    }
+
+    /// Removes what was never finished.
+    pub(crate) fn sweep(&self) -> HostResult<()> {
+        for name in self.names()? {
+            if let Ok(None) = self.read(&name) {
+                remove_dir(&self.dir(&name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, name: &InstanceName) -> HostResult<Option<Snapshot>> {
+        let dir = self.dir(name);
+        let bytes = match read_file(&DirFiles::open(&dir)?, &path(NAME), MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |reason: String| HostError::Record {
+            path: dir.join(NAME),
+            reason,
+        };
+        let found: Snapshot = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        match found.format == FORMAT {
+            true => Ok(Some(found)),
+            false => Err(damaged(format!("its format is `{}`", found.format))),
+        }
+    }
+
+    /// What is no name of a snapshot is none of ours.
+    fn names(&self) -> HostResult<Vec<InstanceName>> {
+        let entries = match DirFiles::open(&self.root) {
+            Ok(files) => files.list(&FilePath::root())?,
+            Err(error) if error.is_missing() => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let names = entries.iter().map(|entry| InstanceName::new(&entry.name));
+        Ok(names.filter_map(Result::ok).collect())
+    }
+
+    fn dir(&self, name: &InstanceName) -> PathBuf {
+        self.root.join(name.as_str())
+    }
+}
+
+fn remove_dir(dir: &Path) -> HostResult<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(system("remove", dir)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A path of one fixed, valid component.
+fn path(name: &str) -> FilePath {
+    FilePath::new(name).unwrap_or_default()
+}
