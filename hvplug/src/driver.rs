@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::DriverResult;
 use crate::machine::{Acceleration, Machine, VmFiles};
+use crate::mover::DiskMover;
 use crate::process::ProcessId;
 
 /// What a hypervisor does for the host. Calls block, for some seconds at most; implementations hold no
@@ -33,6 +34,11 @@ pub trait Driver: Send + Sync {
 
     /// The unix socket of the guest's serial console. It serves one client at a time.
     fn console(&self, vm: &Vm) -> PathBuf;
+
+    /// What moves the disk of a machine that runs, if it can.
+    fn mover(&self) -> Option<&dyn DiskMover> {
+        None
+    }
 }
 
 /// What a driver can do on this machine.

@@ -7,11 +7,13 @@
 mod driver;
 mod error;
 mod machine;
+mod mover;
 mod process;
 mod qemu;
 
 pub use driver::{Capabilities, Driver, Stop, Vm, VmState};
 pub use error::{DriverError, DriverResult};
 pub use machine::{Acceleration, DirectBoot, DiskOffer, Forward, Machine, Resources, VmFiles};
+pub use mover::{DiskMover, Moving};
 pub use process::ProcessId;
 pub use qemu::Qemu;

@@ -4,6 +4,7 @@ mod commit;
 mod forecast;
 pub(crate) mod host;
 mod kills;
+mod localize;
 mod snapshots;
 mod stall;
 
@@ -110,6 +111,7 @@ fn privileged_boot_two_machines_of_one_template_are_themselves_and_outlive_their
 
     console_answers(&vms)?;
     service_dies_under_a_writer(&vms)?;
+    localize::under_a_writer(&vms, "two")?;
     writes_survive_a_stop(&vms)?;
 
     vms.run(&["rm", "one", "--yes"])?;
@@ -283,6 +285,9 @@ fn writes_survive_a_stop(vms: &Vms) -> Result<()> {
 /// The disk of a stopped instance, through `shale nbd`.
 fn check_disk(vms: &Vms, name: &str) -> Result<()> {
     run(vms.shale.command().args(["host", "stop"]))?;
+    if let Some(file) = localize::file_of(vms, name)? {
+        return check_file_system(&file);
+    }
     let copy = vms.shale.home().join("copy.raw");
     let socket = vms.shale.home().join("s");
     let mut serve = vms.shale.command();

@@ -11,6 +11,9 @@ use crate::machine::{Acceleration, DirectBoot, DiskOffer, Machine, VmFiles};
 /// the machine pauses. A day: a read never fails because something is slow or gone (I8).
 const NBD_RECONNECT_SECONDS: u32 = 86_400;
 
+/// The node that the first disk of a machine is when it starts.
+pub(super) const DISK_NODE: &str = "disk0";
+
 /// All arguments for `machine`.
 pub(super) fn arguments(machine: &Machine) -> Vec<OsString> {
     let mut args = Arguments::default();
@@ -75,19 +78,15 @@ impl Arguments {
 
     fn disk(&mut self, number: usize, disk: &DiskOffer) {
         let node = format!("disk{number}");
-        let below = match disk {
+        let drive = match disk {
             DiskOffer::Nbd(path) => json!({
-                "driver": "nbd", "server": { "type": "unix", "path": path.to_string_lossy() },
-                "reconnect-delay": NBD_RECONNECT_SECONDS, "discard": "unmap",
+                "driver": "raw", "node-name": node, "discard": "unmap", "file": {
+                    "driver": "nbd", "server": { "type": "unix", "path": path.to_string_lossy() },
+                    "reconnect-delay": NBD_RECONNECT_SECONDS, "discard": "unmap",
+                },
             }),
-            DiskOffer::Block(path) => json!({
-                "driver": "file", "filename": path.to_string_lossy(), "discard": "unmap",
-                "cache": { "direct": true },
-            }),
+            DiskOffer::Block(path) => file_below(&node, path),
         };
-        let drive = json!({
-            "driver": "raw", "node-name": node, "discard": "unmap", "file": below,
-        });
         self.add("-blockdev", drive.to_string());
         // What pauses the machine, to be asked for again when it goes on: a write that fails, on a full disk for
         // instance, and a read that is answered with "no space", because its content does not come. A read that
@@ -123,6 +122,16 @@ impl Arguments {
         let line = format!("root=/dev/vda rw console=ttyS0 {}", boot.command_line);
         self.add("-append", line.trim_end());
     }
+}
+
+/// The node `node`, which is the plain bytes of a file.
+pub(super) fn file_below(node: &str, path: &Path) -> serde_json::Value {
+    json!({
+        "driver": "raw", "node-name": node, "discard": "unmap", "file": {
+            "driver": "file", "filename": path.to_string_lossy(), "discard": "unmap",
+            "cache": { "direct": true },
+        },
+    })
 }
 
 /// A socket that QEMU listens on, without waiting for anybody.

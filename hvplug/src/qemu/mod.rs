@@ -4,6 +4,7 @@
 //! socket among its arguments, and every command opens the control socket anew.
 
 mod command;
+mod moving;
 mod qmp;
 
 use std::fs::{self, File, OpenOptions};
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use crate::driver::{Capabilities, Driver, Stop, Vm, VmState};
 use crate::error::{DriverError, DriverResult};
 use crate::machine::{Acceleration, Machine, VmFiles};
+use crate::mover::DiskMover;
 use crate::process::ProcessId;
 
 use command::arguments;
@@ -182,6 +184,10 @@ impl Driver for Qemu {
 
     fn console(&self, vm: &Vm) -> PathBuf {
         vm.files.console.clone()
+    }
+
+    fn mover(&self) -> Option<&dyn DiskMover> {
+        Some(self)
     }
 }
 

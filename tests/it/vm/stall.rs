@@ -112,7 +112,7 @@ fn export(vms: &Vms) -> Result<()> {
 fn committed(vms: &Vms, reference: &str) -> Result<()> {
     vms.ssh(
         "a",
-        "cp /root/written /root/third; touch /root/$(hostname); sync -d /root/third",
+        "mv /root/copy /root/third; touch /root/$(hostname); sync -d /root/$(hostname)",
     )?;
     vms.run(&["pause", "a"])?;
     vms.run(&["commit", "a", reference])?;

@@ -85,6 +85,11 @@ pub enum Request {
         /// The file, with its path from the root; it must not exist.
         file: PathBuf,
     },
+    /// Make the disk of an instance a plain file, also while it runs.
+    Localize {
+        /// Its name.
+        name: String,
+    },
     /// Make a template of what the guest of an instance that is stopped or paused has changed.
     Commit(Box<CommitWish>),
     /// Keep the disk of an instance as it is, or make it what it was.
@@ -615,12 +620,35 @@ pub struct ShownDisk {
     pub content_bytes: u64,
     /// Bytes of these that this host has.
     pub local_bytes: u64,
+    /// What it is.
+    pub place: ShownPlace,
+    /// Whether the machine runs on when something is lost.
+    pub survives: Survives,
     /// Whether the rest is on its way.
     pub fill: Fill,
     /// Seconds that reads of this host's guests waited for content since the service started.
     pub waited_seconds: f64,
     /// Why a read waits now.
     pub stall: Option<String>,
+}
+
+/// What the disk of an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShownPlace {
+    /// What the guest wrote, over a plan whose content comes when it is read.
+    Overlay,
+    /// A plain file with all of it.
+    File,
+}
+
+/// Whether a machine runs on when something is lost that it may need, without waiting for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survives {
+    /// The host service: nobody answers its reads and writes until the next one does.
+    pub service: bool,
+    /// The registry: what is not on this host has to come from there.
+    pub registry: bool,
 }
 
 /// How the content of an instance comes to this host before its guest asks for it.

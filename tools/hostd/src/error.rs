@@ -170,6 +170,20 @@ pub enum HostError {
         /// Where its template is.
         repository: String,
     },
+    /// The hypervisor moves no disk while its machine runs.
+    #[error("the disk of `{0}` cannot be moved while it runs")]
+    CannotMove(String),
+    /// The hypervisor could not copy the disk.
+    #[error("the disk of `{name}` cannot be copied: {reason}")]
+    MoveFailed {
+        /// The instance.
+        name: String,
+        /// What the hypervisor says.
+        reason: String,
+    },
+    /// The disk is a plain file, which has no snapshots.
+    #[error("the disk of `{0}` is a plain file, of which no snapshots are made")]
+    IsFile(String),
     /// The guest writes to its disk.
     #[error("`{0}` runs, and writes to its disk")]
     Runs(String),
@@ -351,6 +365,8 @@ impl HostError {
             Self::DiskFile(error) if error.is_there() => {
                 "name a file that does not exist, or remove this one".into()
             }
+            Self::CannotMove(name) => format!("`shale vm stop {name}` first"),
+            Self::IsFile(name) => format!("`shale vm export {name} FILE` makes a copy"),
             Self::OtherRepository { .. } => {
                 "give the new template a name in that repository".into()
             }

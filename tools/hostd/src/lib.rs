@@ -15,6 +15,7 @@ mod dirs;
 mod disk_file;
 mod disk_place;
 mod error;
+mod file_disk;
 mod guest_disk;
 mod guest_files;
 mod guest_tree;

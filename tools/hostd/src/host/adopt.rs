@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shale_hvplug::Vm;
+
+use crate::disk_place::DiskPlace;
 use crate::error::HostResult;
 use crate::logs;
 use crate::name::InstanceName;
@@ -38,11 +41,17 @@ impl Host {
                     continue;
                 }
                 Ok(Some(record)) => {
-                    // What cannot be swept is in nobody's way.
-                    let _ = sweep(&instance, &record);
                     let _ = take_up_snapshots(&instance);
                     instance.live().record = Some(record);
                     self.adopt(&instance);
+                    let (record, trouble) = {
+                        let live = instance.live();
+                        (live.record.clone(), live.trouble.clone())
+                    };
+                    // Where it is not sure which disk is its own, all stay. What cannot be swept is in nobody's way.
+                    if let (Some(record), None) = (record, trouble) {
+                        let _ = sweep(&instance, &record);
+                    }
                 }
                 Err(error) => instance.live().trouble = Some(error.failure().message),
             }
@@ -59,18 +68,33 @@ impl Host {
         let found = self.driver.attach(&instance.paths.vm_files());
         let taken = match found {
             Ok(None) => return,
-            Ok(Some(vm)) => self.serve(instance, &record).map(|disk| (vm, disk)),
+            Ok(Some(vm)) => self.take_over(instance, &vm, record).map(|disk| (vm, disk)),
             Err(error) => Err(error.into()),
         };
         let mut live = instance.live();
         match taken {
             Ok((vm, disk)) => {
                 live.vm = Some(vm);
-                live.disk = Some(disk);
+                live.disk = disk;
                 live.holds_ports = true;
                 live.trouble = None;
             }
             Err(error) => live.trouble = Some(error.failure().message),
+        }
+    }
+
+    /// Offers the disk of a machine that runs, where it has to be. Blocks.
+    fn take_over(
+        &self,
+        instance: &Instance,
+        vm: &Vm,
+        record: Record,
+    ) -> HostResult<Option<Served>> {
+        let record = self.after_a_move(instance, vm, record)?;
+        instance.live().record = Some(record.clone());
+        match record.disk {
+            DiskPlace::Overlay { .. } => self.serve(instance, &record).map(Some),
+            DiskPlace::File { .. } => Ok(None),
         }
     }
 

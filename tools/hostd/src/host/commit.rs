@@ -35,7 +35,7 @@ impl Host {
         let name = InstanceName::new(&wish.name)?;
         let instance = self.get(&name)?;
         // Held until the template is there: nobody may start or resume it meanwhile.
-        let _changing = self.right_to_change(&instance).await?;
+        let _changing = self.still_to_change(&instance).await?;
         let still = self.stand_still(&instance).await?;
         // Whoever removes the machine ends it.
         let patience = instance.hope.patience(name.as_str(), Duration::MAX);
@@ -70,10 +70,12 @@ impl Host {
         let catalog = place.catalog();
         let before = catalog.get_ref(&reference.name)?;
         let sink = place.sink()?;
-        let disk = GuestDisk::new(Arc::new(still.disk), self.runtime.clone(), patience.clone());
-        let unchanged = match &base.plan {
-            Some(plan) => Some(Unchanged::new(&base.composed.tree, plan, still.overlay)?),
-            None => None,
+        let disk = GuestDisk::new(still.disk, self.runtime.clone(), patience.clone());
+        let unchanged = match (&base.plan, still.overlay) {
+            (Some(plan), Some(overlay)) => {
+                Some(Unchanged::new(&base.composed.tree, plan, overlay)?)
+            }
+            _ => None,
         };
         let mut guest = GuestTree::open(disk, unchanged)?;
         let mut changes = Difference::new(&mut guest, &base.itself.tree);

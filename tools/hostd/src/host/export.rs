@@ -11,7 +11,9 @@ use shale_view::{Disk, Overlay, View, open_plan};
 
 use crate::api::{Brought, Outcome, Stage};
 use crate::disk_file::write_disk;
-use crate::error::{HostError, HostResult};
+use crate::disk_place::DiskPlace;
+use crate::error::{HostError, HostResult, system};
+use crate::file_disk::FileDisk;
 use crate::name::InstanceName;
 use crate::record::Record;
 use crate::served::{Served, open_overlay};
@@ -22,9 +24,9 @@ use super::{Host, Progress};
 /// An instance whose guest does not write to its disk.
 pub(super) struct Still {
     pub(super) record: Record,
-    pub(super) disk: Disk,
-    /// What the guest wrote.
-    pub(super) overlay: Arc<Overlay>,
+    pub(super) disk: Arc<dyn BlockDevice>,
+    /// What the guest wrote, where that lies apart.
+    pub(super) overlay: Option<Arc<Overlay>>,
 }
 
 impl Host {
@@ -37,7 +39,7 @@ impl Host {
     ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         // Held until the file is complete: nobody may start or resume it meanwhile.
-        let _changing = self.right_to_change(&instance).await?;
+        let _changing = self.still_to_change(&instance).await?;
         let disk = self.stand_still(&instance).await?.disk;
         let (disk_bytes, done) = (disk.size(), Arc::new(AtomicU64::new(0)));
         // Whoever removes the machine ends it.
@@ -45,7 +47,7 @@ impl Host {
         let written = done.clone();
         let work = self.blocking(move |host| {
             let report = |at, _| written.store(at, Relaxed);
-            let work = async { Ok(write_disk(&disk, &file, report).await?) };
+            let work = async { Ok(write_disk(&*disk, &file, report).await?) };
             host.runtime.block_on(patience.wait(work))
         });
         let brought = || {
@@ -67,35 +69,39 @@ impl Host {
         self: &Arc<Self>,
         instance: &Arc<Instance>,
     ) -> HostResult<Still> {
-        if instance.vm().is_some_and(|vm| !vm.process.runs()) {
-            self.settle(instance).await;
-        }
         let this = instance.clone();
         self.blocking(move |host| host.still(&this)).await
     }
 
     /// Blocks.
     fn still(&self, instance: &Instance) -> HostResult<Still> {
-        let (record, vm, overlay) = {
-            let live = instance.live();
-            let overlay = live.disk.as_ref().map(Served::overlay);
-            (live.record.clone(), live.vm.clone(), overlay)
-        };
+        let record = instance.live().record.clone();
         let record = record.ok_or_else(|| HostError::Busy(instance.name.to_string()))?;
-        let vm = match vm {
-            Some(vm) => Some(vm),
-            None => self.driver.attach(&instance.paths.vm_files())?,
-        };
-        if let Some(vm) = vm {
+        if let Some(vm) = self.machine_of(instance)? {
             let state = self.driver.state(&vm)?;
             if !matches!(state, VmState::Paused(_) | VmState::DiskFailed) {
                 return Err(HostError::Runs(instance.name.to_string()));
             }
         }
+        self.disk_of(instance, record)
+    }
+
+    /// What an instance has. Blocks.
+    pub(super) fn disk_of(&self, instance: &Instance, record: Record) -> HostResult<Still> {
+        let place = instance.paths.disk_at(&record.disk);
+        if let DiskPlace::File { .. } = record.disk {
+            let disk = FileDisk::open(&place).map_err(system("open", &place))?;
+            return Ok(Still {
+                record,
+                disk: Arc::new(disk),
+                overlay: None,
+            });
+        }
         let plan = record.origin.plan;
+        let overlay = instance.live().disk.as_ref().map(Served::overlay);
         let overlay = match overlay {
             Some(overlay) => overlay,
-            None => open_overlay(&instance.paths.disk_at(&record.disk), plan)?,
+            None => open_overlay(&place, plan)?,
         };
         let source = self.sources.get(&record.origin.repository())?;
         let plan = open_plan(&self.plan_path(plan), plan)?;
@@ -103,8 +109,8 @@ impl Host {
         let view = View::for_command(plan, source.reader.clone());
         Ok(Still {
             record,
-            disk: Disk::writable(Arc::new(view), overlay.clone()),
-            overlay,
+            disk: Arc::new(Disk::writable(Arc::new(view), overlay.clone())),
+            overlay: Some(overlay),
         })
     }
 }

@@ -11,6 +11,7 @@ mod deploy;
 mod export;
 mod forecast;
 mod instance;
+mod localize;
 mod replace;
 mod show;
 mod snapshots;
@@ -222,6 +223,7 @@ impl Host {
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
+            Request::Localize { name: n } => self.localize(&name(&n)?, progress).await,
             Request::Commit(wish) => self.commit(*wish, progress).await,
             Request::Snapshots { name: n, action } => {
                 self.snapshots(&name(&n)?, action, progress).await

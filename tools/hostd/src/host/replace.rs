@@ -2,12 +2,13 @@
 //! anywhere, it has one or the other (I6).
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use shale_files::DirFiles;
 use shale_hvplug::Vm;
 
-use crate::disk_place::OverlayDir;
+use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
 use crate::record::Record;
 
@@ -38,7 +39,7 @@ impl Host {
         // Where this fails, the record on disk may name either: both stay until the service starts again.
         self.keep(&instance.name, &next)?;
         instance.live().record = Some(next.clone());
-        let _ = remove_dir(&instance.paths.disk_at(&old));
+        let _ = remove_disk(&instance.paths.disk_at(&old));
         put_known_host(instance, &next)
     }
 
@@ -61,6 +62,15 @@ impl Host {
     }
 }
 
+/// Removes what is a disk of an instance: a directory or a file.
+pub(super) fn remove_disk(path: &Path) -> HostResult<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => remove_dir(path),
+        removed => removed.map_err(system("remove", path)),
+    }
+}
+
 /// Removes disks in the directory of an instance that its record does not name, and tells `ssh` the host key that it does:
 /// what a service was doing when it was killed. Blocks.
 pub(super) fn sweep(instance: &Instance, record: &Record) -> HostResult<()> {
@@ -69,8 +79,8 @@ pub(super) fn sweep(instance: &Instance, record: &Record) -> HostResult<()> {
         let entry = entry.map_err(system("list", dir))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if OverlayDir::named(&name).is_some() && *name != record.disk.name() {
-            remove_dir(&entry.path())?;
+        if DiskPlace::named(&name).is_some_and(|disk| disk != record.disk) {
+            remove_disk(&entry.path())?;
         }
     }
     put_known_host(instance, record)

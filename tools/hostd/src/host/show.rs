@@ -9,7 +9,10 @@ use shale_hvplug::{Vm, VmState};
 use shale_model::PlanId;
 use shale_view::{FillState, open_plan};
 
-use crate::api::{self, Damaged, Fill, InstanceState, Outcome, ShownDisk, ShownMachine, Ssh};
+use crate::api::{
+    self, Damaged, Fill, InstanceState, Outcome, ShownDisk, ShownMachine, ShownPlace, Ssh, Survives,
+};
+use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
 use crate::record::{Phase, Record};
@@ -136,7 +139,11 @@ impl Host {
 
     fn disk(&self, instance: &Instance, record: &Record) -> ShownDisk {
         // What cannot be counted is shown as nothing: the instance may be of use without it.
-        let (content_bytes, local_bytes) = self.local_share(record).unwrap_or((0, 0));
+        let (content_bytes, in_cache) = self.local_share(record).unwrap_or((0, 0));
+        let (place, local_bytes) = match record.disk {
+            DiskPlace::Overlay { .. } => (ShownPlace::Overlay, in_cache),
+            DiskPlace::File { .. } => (ShownPlace::File, content_bytes),
+        };
         let counters = self.sources.counters();
         let (fill, stalled) = match &instance.live().disk {
             Some(disk) => (fill(disk.filled()), disk.waits()),
@@ -147,6 +154,11 @@ impl Host {
             written_bytes: room_of(&instance.paths.disk_at(&record.disk)),
             content_bytes,
             local_bytes,
+            place,
+            survives: Survives {
+                service: place == ShownPlace::File,
+                registry: local_bytes == content_bytes,
+            },
             fill,
             waited_seconds: counters.waited().as_secs_f64(),
             stall: stalled.then(|| self.stall_reason()),
@@ -165,9 +177,14 @@ impl Host {
     }
 }
 
-/// Bytes that the files of a directory take.
-pub(super) fn room_of(dir: &Path) -> u64 {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+/// Bytes that a file takes, or the files of a directory.
+pub(super) fn room_of(path: &Path) -> u64 {
+    if let Ok(metadata) = fs::metadata(path)
+        && metadata.is_file()
+    {
+        return metadata.blocks() * STAT_BLOCK;
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let metadata = entries.filter_map(|entry| entry.metadata().ok());
     metadata
         .map(|metadata| metadata.blocks() * STAT_BLOCK)

@@ -13,6 +13,7 @@ use shale_view::{Overlay, open_plan};
 use tokio::sync::MutexGuard;
 
 use crate::api::{self, Brought, Damaged, Outcome, SnapshotAction, Stage};
+use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
 use crate::name::InstanceName;
 use crate::overlay_copy::{Copied, copy_overlay};
@@ -132,6 +133,9 @@ impl Host {
         record: &Record,
         work: impl FnOnce(&Overlay) -> HostResult<T>,
     ) -> HostResult<T> {
+        if let DiskPlace::File { .. } = record.disk {
+            return Err(HostError::IsFile(instance.name.to_string()));
+        }
         let held = self.hold(instance)?;
         let overlay = instance.live().disk.as_ref().map(Served::overlay);
         let overlay = match overlay {
@@ -157,10 +161,15 @@ impl Host {
             VmState::Paused(_) | VmState::DiskFailed => return Ok(None),
             VmState::Running | VmState::Silent => {}
         }
-        let mark = instance.paths.held();
-        File::create(&mark).map_err(system("make", &mark))?;
+        self.mark_held(instance)?;
         self.driver.pause(&vm)?;
         Ok(Some(Held(vm)))
+    }
+
+    /// Marks a guest as one that stands still only until a command has ended. Blocks.
+    pub(super) fn mark_held(&self, instance: &Instance) -> HostResult<()> {
+        let mark = instance.paths.held();
+        File::create(&mark).map_err(system("make", &mark)).map(drop)
     }
 
     /// Lets a guest go on that was paused to copy its disk, unless somebody else wants it paused; one that was not is left

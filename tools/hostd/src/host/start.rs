@@ -12,6 +12,7 @@ use shale_hvplug::{DirectBoot, DiskOffer, Forward, Machine, Vm};
 use crate::api::{LoginTime, Outcome, Stage, Until, Wait};
 use crate::console::{self, Waited};
 use crate::dirs::private_dir;
+use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
 use crate::guest_files::{BootFiles, boot_files};
 use crate::name::InstanceName;
@@ -109,9 +110,15 @@ impl Host {
         self.cut_power(instance)?;
         self.take_ports(instance, &mut record)?;
         private_dir(&instance.paths.run).map_err(system("make", &instance.paths.run))?;
-        let disk = self.serve(instance, &record)?;
-        let device = disk.device();
-        instance.live().disk = Some(disk);
+        let device = match record.disk {
+            DiskPlace::File { .. } => self.disk_of(instance, record.clone())?.disk,
+            DiskPlace::Overlay { .. } => {
+                let disk = self.serve(instance, &record)?;
+                let device = disk.device();
+                instance.live().disk = Some(disk);
+                device
+            }
+        };
         let files = boot_files(device, self.runtime.clone(), patience.clone());
         // A read that was given up shows as a disk that cannot be read.
         let files = files.map_err(|error| patience.over().unwrap_or(error.into()))?;
@@ -143,7 +150,10 @@ impl Host {
                 initrd: initrd.exists().then_some(initrd),
                 command_line: record.origin.command_line.clone(),
             }),
-            disks: vec![DiskOffer::Nbd(instance.paths.disk())],
+            disks: vec![match record.disk {
+                DiskPlace::Overlay { .. } => DiskOffer::Nbd(instance.paths.disk()),
+                DiskPlace::File { .. } => DiskOffer::Block(instance.paths.disk_at(&record.disk)),
+            }],
             forwards,
             files,
         };

@@ -7,6 +7,7 @@ mod deploy;
 mod export;
 mod forecast;
 mod inspect;
+mod localize;
 mod logs;
 mod ls;
 mod pause;
@@ -19,8 +20,8 @@ mod stop;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use shale_hostd::api::{
-    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, StageReport,
-    Until, Wait,
+    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, ShownPlace, Stage,
+    StageReport, Survives, Until, Wait,
 };
 
 use crate::commands::host::{call, unexpected};
@@ -46,6 +47,7 @@ pub(crate) enum Vm {
     Logs(logs::Logs),
     Export(export::Export),
     Commit(commit::Commit),
+    Localize(localize::Localize),
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
     Rm(rm::Rm),
@@ -67,6 +69,7 @@ impl Vm {
             Vm::Logs(logs) => logs.run(context),
             Vm::Export(export) => export.run(context),
             Vm::Commit(commit) => commit.run(context),
+            Vm::Localize(localize) => localize.run(context),
             Vm::Snapshot(snapshot) => snapshot.run(context),
             Vm::Rm(rm) => rm.run(context),
         }
@@ -173,7 +176,8 @@ struct Shown {
 
 impl Row for Shown {
     const COLUMNS: &'static [&'static str] = &[
-        "Name", "State", "Template", "Machine", "Disk", "Local", "SSH", "Ports", "Console", "Log",
+        "Name", "State", "Template", "Machine", "Disk", "Local", "Survives", "SSH", "Ports",
+        "Console", "Log",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -195,6 +199,7 @@ impl Row for Shown {
                 bytes(disk.written_bytes)
             ),
             local(disk),
+            survives(disk.survives).into(),
             format!("{}@127.0.0.1 port {}", instance.ssh.user, instance.ssh.port),
             ports(instance),
             instance.console.socket.display().to_string(),
@@ -225,12 +230,25 @@ fn local(disk: &ShownDisk) -> String {
         all => u128::from(disk.local_bytes) * 100 / u128::from(all),
     };
     let all = bytes(disk.content_bytes);
+    if disk.place == ShownPlace::File {
+        return "all, in a plain file".into();
+    }
     match &disk.fill {
         Fill::Running if share < 100 => format!("{share}% of {all}, rising"),
         Fill::Waiting { reason } => format!("{share}% of {all}, waiting: {reason}"),
         Fill::CacheFull => format!("{share}% of {all}, the cache is full"),
         Fill::Damaged { reason } => format!("{share}% of {all}, {reason}"),
         Fill::Off | Fill::Running | Fill::Whole => format!("{share}% of {all}"),
+    }
+}
+
+/// What a machine runs on without.
+fn survives(survives: Survives) -> &'static str {
+    match (survives.service, survives.registry) {
+        (true, true) => "the loss of the host service and of the registry",
+        (true, false) => "the loss of the host service",
+        (false, true) => "the loss of the registry; without the host service it waits",
+        (false, false) => "none: without the registry or the host service it waits",
     }
 }
 
