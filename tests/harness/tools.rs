@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
 const PACKAGES: [(&str, &str); 26] = [
     ("chroot", "coreutils"),
+    ("cmp", "diffutils"),
     ("cp", "coreutils"),
     ("curl", "curl"),
     ("debugfs", "e2fsprogs"),
