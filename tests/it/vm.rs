@@ -3,6 +3,7 @@
 mod forecast;
 pub(crate) mod host;
 mod kills;
+mod reimage;
 mod snapshots;
 mod stall;
 

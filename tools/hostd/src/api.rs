@@ -13,7 +13,7 @@ use shale_model::{PlanId, TemplateId, Trouble};
 
 mod disks;
 
-pub use disks::{Snapshot, SnapshotAction};
+pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
 
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
@@ -91,6 +91,8 @@ pub enum Request {
         /// What to do.
         action: SnapshotAction,
     },
+    /// Give an instance that is stopped a new root disk from a template.
+    Reimage(Box<Reimage>),
     /// What a deployment would bring, and how long it would take.
     Forecast(Box<ForecastWish>),
     /// Bring all of a template to this host.
@@ -209,6 +211,9 @@ pub struct MachineWish {
     pub cpus: Option<u32>,
     /// Bytes of the disk; at least those of the template's.
     pub disk_bytes: Option<u64>,
+    /// Bytes of each further disk.
+    #[serde(default)]
+    pub data_disks: Vec<u64>,
     /// How the processors run.
     pub acceleration: Acceleration,
 }
@@ -331,6 +336,13 @@ pub enum Outcome {
         disk_bytes: u64,
         /// Bytes of these that are no zeros, which the file holds.
         written_bytes: u64,
+    },
+    /// An instance got a new root disk.
+    Reimaged {
+        /// As it is now.
+        instance: Box<Instance>,
+        /// What is not as it was.
+        notes: Vec<ReimageNote>,
     },
     /// A snapshot was made.
     Snapshot(Box<Snapshot>),
@@ -494,6 +506,9 @@ pub struct Instance {
     pub ssh: Ssh,
     /// Its disk.
     pub disk: ShownDisk,
+    /// Its other disks.
+    #[serde(default)]
+    pub data_disks: Vec<DataDisk>,
     /// Its serial console: a unix socket while it runs, and a log.
     pub console: Console,
 }

@@ -10,6 +10,7 @@ use shale_model::PlanId;
 use shale_view::{FillState, open_plan};
 
 use crate::api::{self, Damaged, Fill, InstanceState, Outcome, ShownDisk, ShownMachine, Ssh};
+use crate::data_disk::DataDisk;
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
 use crate::record::{Phase, Record};
@@ -81,6 +82,7 @@ impl Host {
         let (state, reason) = self.state(instance, &record, vm.as_ref());
         let files = instance.paths.vm_files();
         let disk = self.disk(instance, &record);
+        let data_disks = data_disks(instance, &record);
         Ok(api::Instance {
             name,
             state,
@@ -104,6 +106,7 @@ impl Host {
                 host_key_alias: alias(&instance.name),
             },
             disk,
+            data_disks,
             console: api::Console {
                 socket: files.console,
                 log: files.console_log,
@@ -163,6 +166,21 @@ impl Host {
     pub(super) fn plan_path(&self, plan: PlanId) -> std::path::PathBuf {
         self.dirs.plans().join(format!("{}.plan", plan.hex()))
     }
+}
+
+fn data_disks(instance: &Instance, record: &Record) -> Vec<api::DataDisk> {
+    let disks = record.data_disks.iter().enumerate();
+    let shown = disks.map(|(number, disk)| {
+        let file = instance.paths.data_disk(number);
+        api::DataDisk {
+            serial: DataDisk::serial(number),
+            bytes: disk.bytes,
+            // One that is gone is shown when the machine starts.
+            written_bytes: fs::metadata(&file).map_or(0, |found| found.blocks() * STAT_BLOCK),
+            file,
+        }
+    });
+    shown.collect()
 }
 
 /// Bytes that the files of a directory take.

@@ -9,6 +9,7 @@ mod inspect;
 mod logs;
 mod ls;
 mod pause;
+mod reimage;
 mod rm;
 mod snapshot;
 mod ssh;
@@ -46,6 +47,7 @@ pub(crate) enum Vm {
     Export(export::Export),
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+    Reimage(reimage::Reimage),
     Rm(rm::Rm),
 }
 
@@ -65,6 +67,7 @@ impl Vm {
             Vm::Logs(logs) => logs.run(context),
             Vm::Export(export) => export.run(context),
             Vm::Snapshot(snapshot) => snapshot.run(context),
+            Vm::Reimage(reimage) => reimage.run(context),
             Vm::Rm(rm) => rm.run(context),
         }
     }
@@ -169,7 +172,17 @@ struct Shown {
 
 impl Row for Shown {
     const COLUMNS: &'static [&'static str] = &[
-        "Name", "State", "Template", "Machine", "Disk", "Local", "SSH", "Ports", "Console", "Log",
+        "Name",
+        "State",
+        "Template",
+        "Machine",
+        "Disk",
+        "Data disks",
+        "Local",
+        "SSH",
+        "Ports",
+        "Console",
+        "Log",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -190,6 +203,7 @@ impl Row for Shown {
                 bytes(disk.bytes),
                 bytes(disk.written_bytes)
             ),
+            data_disks(instance),
             local(disk),
             format!("{}@127.0.0.1 port {}", instance.ssh.user, instance.ssh.port),
             ports(instance),
@@ -227,6 +241,18 @@ fn local(disk: &ShownDisk) -> String {
         Fill::CacheFull => format!("{share}% of {all}, the cache is full"),
         Fill::Damaged { reason } => format!("{share}% of {all}, {reason}"),
         Fill::Off | Fill::Running | Fill::Whole => format!("{share}% of {all}"),
+    }
+}
+
+fn data_disks(instance: &Instance) -> String {
+    let disks = instance.data_disks.iter();
+    let disks = disks.map(|disk| {
+        let (size, written) = (bytes(disk.bytes), bytes(disk.written_bytes));
+        format!("{} {size}, {written} written", disk.serial)
+    });
+    match disks.collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => "none".to_owned(),
+        disks => disks,
     }
 }
 
