@@ -17,6 +17,8 @@ pub struct Machine {
     pub boot: Option<DirectBoot>,
     /// Disks, in the order that the guest finds them.
     pub disks: Vec<DiskOffer>,
+    /// More disks, which come behind those; the guest finds them by their serial numbers `data0`, `data1` and so on.
+    pub data_disks: Vec<DiskOffer>,
     /// Ports of this host that lead into the guest.
     pub forwards: Vec<Forward>,
     /// Where the machine's sockets and logs are made.
@@ -62,7 +64,8 @@ pub enum DiskOffer {
     /// The default export of an NBD server on a unix socket. The server may go away and come back;
     /// meanwhile the guest's requests wait.
     Nbd(PathBuf),
-    /// A file or block device with the plain bytes of the disk.
+    /// A file or block device with the plain bytes of the disk. It is read and written around the host's page cache,
+    /// where its file system allows that.
     Block(PathBuf),
 }
 

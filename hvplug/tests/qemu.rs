@@ -30,6 +30,7 @@ fn machine(dir: &Path) -> Machine {
         },
         boot: None,
         disks: vec![DiskOffer::Block(disk)],
+        data_disks: vec![],
         forwards: vec![],
         files: VmFiles {
             control: dir.join("control"),

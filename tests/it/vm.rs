@@ -5,6 +5,7 @@ mod forecast;
 pub(crate) mod host;
 mod kills;
 mod localize;
+mod reimage;
 mod snapshots;
 mod stall;
 

@@ -14,8 +14,8 @@ const NBD_RECONNECT_SECONDS: u32 = 86_400;
 /// The node that the first disk of a machine is when it starts.
 pub(super) const DISK_NODE: &str = "disk0";
 
-/// All arguments for `machine`.
-pub(super) fn arguments(machine: &Machine) -> Vec<OsString> {
+/// All arguments for `machine`, whose disk files `buffered` go through the host's page cache.
+pub(super) fn arguments(machine: &Machine, buffered: &[&Path]) -> Vec<OsString> {
     let mut args = Arguments::default();
     args.add("-name", machine.name.replace(',', ",,"));
     args.add("-uuid", uuid(&machine.uuid));
@@ -40,8 +40,10 @@ pub(super) fn arguments(machine: &Machine) -> Vec<OsString> {
     // Guests wait for randomness to make keys.
     args.add("-device", "virtio-rng-pci");
     args.files(&machine.files);
-    for (number, disk) in machine.disks.iter().enumerate() {
-        args.disk(number, disk);
+    for (kind, disks) in [("disk", &machine.disks), ("data", &machine.data_disks)] {
+        for (number, disk) in disks.iter().enumerate() {
+            args.disk(&format!("{kind}{number}"), disk, buffered);
+        }
     }
     args.network(machine);
     if let Some(boot) = &machine.boot {
@@ -76,8 +78,7 @@ impl Arguments {
         self.add("-pidfile", &files.pid);
     }
 
-    fn disk(&mut self, number: usize, disk: &DiskOffer) {
-        let node = format!("disk{number}");
+    fn disk(&mut self, node: &str, disk: &DiskOffer, buffered: &[&Path]) {
         let drive = match disk {
             DiskOffer::Nbd(path) => json!({
                 "driver": "raw", "node-name": node, "discard": "unmap", "file": {
@@ -85,7 +86,7 @@ impl Arguments {
                     "reconnect-delay": NBD_RECONNECT_SECONDS, "discard": "unmap",
                 },
             }),
-            DiskOffer::Block(path) => file_below(&node, path),
+            DiskOffer::Block(path) => file_below(node, path, buffered),
         };
         self.add("-blockdev", drive.to_string());
         // What pauses the machine, to be asked for again when it goes on: a write that fails, on a full disk for
@@ -124,12 +125,12 @@ impl Arguments {
     }
 }
 
-/// The node `node`, which is the plain bytes of a file.
-pub(super) fn file_below(node: &str, path: &Path) -> serde_json::Value {
+/// The node `node`, which is the plain bytes of a file; one that is `buffered` goes through the host's page cache.
+pub(super) fn file_below(node: &str, path: &Path, buffered: &[&Path]) -> serde_json::Value {
     json!({
         "driver": "raw", "node-name": node, "discard": "unmap", "file": {
             "driver": "file", "filename": path.to_string_lossy(), "discard": "unmap",
-            "cache": { "direct": true },
+            "cache": { "direct": !buffered.contains(&path) },
         },
     })
 }
@@ -183,6 +184,7 @@ mod tests {
                 command_line: "quiet".into(),
             }),
             disks: vec![DiskOffer::Nbd(path("disk"))],
+            data_disks: ["x", "y"].map(|name| DiskOffer::Block(path(name))).into(),
             forwards: vec![Forward {
                 host: 8080,
                 guest: 80,
@@ -195,7 +197,8 @@ mod tests {
                 log: path("log"),
             },
         };
-        let args = arguments(&machine);
+        let slow = path("y");
+        let args = arguments(&machine, &[&slow]);
         let value = |option: &str, nth: usize| {
             let mut at = (0..args.len()).filter(|at| args[*at] == option);
             args[at.nth(nth).unwrap() + 1].to_str().unwrap()
@@ -211,7 +214,14 @@ mod tests {
             value("-netdev", 0),
             "user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80"
         );
-        assert!(value("-device", 2).ends_with("mac=52:54:00:00:01:02"));
+        assert!(value("-device", 4).ends_with("mac=52:54:00:00:01:02"));
+        for (nth, direct) in [(1, true), (2, false)] {
+            let drive: serde_json::Value = serde_json::from_str(value("-blockdev", nth)).unwrap();
+            assert_eq!(drive["file"]["cache"]["direct"], direct);
+            let serial = format!(",serial=data{},", nth - 1);
+            let device = value("-device", nth + 1);
+            assert!(device.contains(&serial), "{device}");
+        }
         let drive: serde_json::Value = serde_json::from_str(value("-blockdev", 0)).unwrap();
         assert_eq!(drive["file"]["server"]["path"], "/run/a,b/disk");
         assert_eq!(drive["file"]["reconnect-delay"], NBD_RECONNECT_SECONDS);

@@ -8,18 +8,20 @@ mod moving;
 mod qmp;
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::driver::{Capabilities, Driver, Stop, Vm, VmState};
 use crate::error::{DriverError, DriverResult};
-use crate::machine::{Acceleration, Machine, VmFiles};
+use crate::machine::{Acceleration, DiskOffer, Machine, VmFiles};
 use crate::mover::DiskMover;
 use crate::process::ProcessId;
 
@@ -108,12 +110,18 @@ impl Driver for Qemu {
             }
         }
         remove_stale(files)?;
-        let log = open_log(&files.log)?;
+        let mut log = open_log(&files.log)?;
+        let buffered = without_direct_io(machine);
+        for path in &buffered {
+            let path = path.display();
+            // Whoever reads the log is told; the machine runs as well.
+            let _ = writeln!(log, "{path}: its file system has no direct I/O");
+        }
         let before = log.metadata().map_or(0, |metadata| metadata.len());
         let mut command = Command::new(SETSID);
         command
             .arg(self.program())
-            .args(arguments(machine))
+            .args(arguments(machine, &buffered))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -189,6 +197,22 @@ impl Driver for Qemu {
     fn mover(&self) -> Option<&dyn DiskMover> {
         Some(self)
     }
+}
+
+/// The disk files of a machine that cannot be opened for direct I/O: their file systems refuse the flag (open(2)). What
+/// else is wrong with a file QEMU says itself.
+fn without_direct_io(machine: &Machine) -> Vec<&Path> {
+    let disks = machine.disks.iter().chain(&machine.data_disks);
+    let files = disks.filter_map(|disk| match disk {
+        DiskOffer::Block(path) => Some(path.as_path()),
+        DiskOffer::Nbd(_) => None,
+    });
+    files.filter(|path| refuses_direct_io(path)).collect()
+}
+
+fn refuses_direct_io(path: &Path) -> bool {
+    let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).err() == Some(Errno::INVAL)
 }
 
 /// Waits until the machine runs; one that does not come so far is ended.

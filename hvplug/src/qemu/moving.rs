@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::command::{DISK_NODE, file_below};
 use super::qmp::Qmp;
-use super::{ANSWER_WITHIN, Qemu};
+use super::{ANSWER_WITHIN, Qemu, refuses_direct_io};
 use crate::driver::Vm;
 use crate::error::{DriverError, DriverResult};
 use crate::mover::{DiskMover, Moving};
@@ -33,7 +33,11 @@ impl DiskMover for Qemu {
     fn begin(&self, vm: &Vm, target: &Path) -> DriverResult<()> {
         let node = node_of(target)?;
         let mut qmp = connect(vm)?;
-        qmp.execute("blockdev-add", file_below(&node, target))?;
+        let buffered = match refuses_direct_io(target) {
+            true => &[target][..],
+            false => &[],
+        };
+        qmp.execute("blockdev-add", file_below(&node, target, buffered))?;
         let copy = json!({
             "job-id": JOB, "device": DISK_NODE, "target": node, "sync": "full",
             // A read of what is late is tried again, as the guest's are.

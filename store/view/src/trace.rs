@@ -32,6 +32,12 @@ impl Trace {
         }
     }
 
+    /// Whether nothing was touched yet.
+    pub fn is_empty(&self) -> bool {
+        let touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        touched.order.is_empty()
+    }
+
     /// Ends the trace: what was touched so far, each chunk once.
     pub fn end(&self) -> Vec<ChunkId> {
         self.ended.store(true, Ordering::Relaxed);

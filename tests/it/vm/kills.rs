@@ -46,6 +46,7 @@ fn privileged_boot_a_deployment_whose_service_is_killed_is_whole_or_gone() -> Re
     let mut random = Random::printed("service kills");
     let deploy = |vms: &Vms| {
         let mut command = vms.command(&["deploy", "test/kernel", "--name", "a", "--wait", "none"]);
+        command.args(["--data-disk", "1G"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };

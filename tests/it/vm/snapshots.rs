@@ -21,7 +21,7 @@ const AT: u64 = 512 << 20;
 const WRITTEN: u64 = 48 << 20;
 
 /// The disk of machine `a`, which its record names.
-pub(super) fn disk(vms: &Vms) -> Result<PathBuf> {
+fn disk(vms: &Vms) -> Result<PathBuf> {
     let record = fs::read(vms.path("instances/a/record.json"))?;
     let record: Value = serde_json::from_slice(&record)?;
     let name = record["disk"]["overlay"]["directory"].as_str();
@@ -38,6 +38,15 @@ fn names(vms: &Vms, below: &str) -> Result<Vec<String>> {
     names.retain(|name| !name.ends_with(".log"));
     names.sort_unstable();
     Ok(names)
+}
+
+/// Fails if there are other disks than the one that the record names.
+pub(super) fn named_disks(vms: &Vms) -> Result<()> {
+    let mut disks = names(vms, "")?;
+    disks.retain(|name| name.starts_with("overlay"));
+    let named = disk(vms)?;
+    ensure!(disks.len() == 1 && named.ends_with(&disks[0]), "{disks:?}");
+    Ok(())
 }
 
 /// Serves the disk of the stopped machine `a`, as its guest would see it, and lets `qemu-io` do something with it. Whether it
@@ -91,7 +100,7 @@ fn host_with_a() -> Result<Vms> {
     Ok(vms)
 }
 
-fn stop_service(vms: &Vms) -> Result<()> {
+pub(super) fn stop_service(vms: &Vms) -> Result<()> {
     run(vms.shale.command().args(["host", "stop"])).map(drop)
 }
 
@@ -168,7 +177,12 @@ fn damage_is_told(vms: &Vms) -> Result<()> {
 }
 
 /// Kills the service while `command` works, at any moment of the time that it took before. Whether it was done.
-fn kill_within(vms: &Vms, command: Command, whole: Duration, random: &mut Random) -> Result<bool> {
+pub(super) fn kill_within(
+    vms: &Vms,
+    command: Command,
+    whole: Duration,
+    random: &mut Random,
+) -> Result<bool> {
     let mut client = quietly(command).spawn()?;
     std::thread::sleep(Duration::from_micros(
         random.below(whole.as_micros() as u64),
@@ -246,12 +260,7 @@ fn privileged_boot_a_restore_whose_service_is_killed_leaves_one_disk_or_the_othe
         kills.hit(!acknowledged);
         // The next service sweeps what the record does not name.
         vms.run(&["snapshot", "ls", "a"])?;
-        let disks: Vec<String> = names(&vms, "")?
-            .into_iter()
-            .filter(|name| name.starts_with("overlay"))
-            .collect();
-        let named = disk(&vms)?;
-        ensure!(disks.len() == 1 && named.ends_with(&disks[0]), "{disks:?}");
+        named_disks(&vms)?;
         stop_service(&vms)?;
         let found = filled_with(&vms, [1, 2])?;
         ensure!(found == wanted || found == now && !acknowledged, "{found}");

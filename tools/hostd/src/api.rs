@@ -14,7 +14,7 @@ use shale_model::{LayerId, PlanId, Reference, TemplateId, Trouble};
 
 mod disks;
 
-pub use disks::{Snapshot, SnapshotAction};
+pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
 
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
@@ -99,6 +99,8 @@ pub enum Request {
         /// What to do.
         action: SnapshotAction,
     },
+    /// Give an instance that is stopped a new root disk from a template.
+    Reimage(Box<Reimage>),
     /// What a deployment would bring, and how long it would take.
     Forecast(Box<ForecastWish>),
     /// Bring all of a template to this host.
@@ -228,6 +230,9 @@ pub struct MachineWish {
     pub cpus: Option<u32>,
     /// Bytes of the disk; at least those of the template's.
     pub disk_bytes: Option<u64>,
+    /// Bytes of each further disk.
+    #[serde(default)]
+    pub data_disks: Vec<u64>,
     /// How the processors run.
     pub acceleration: Acceleration,
 }
@@ -355,6 +360,13 @@ pub enum Outcome {
     },
     /// A template was made.
     Committed(Box<NewTemplate>),
+    /// An instance got a new root disk.
+    Reimaged {
+        /// As it is now.
+        instance: Box<Instance>,
+        /// What is not as it was.
+        notes: Vec<ReimageNote>,
+    },
     /// A snapshot was made.
     Snapshot(Box<Snapshot>),
     /// All snapshots of an instance, in order of name.
@@ -561,6 +573,9 @@ pub struct Instance {
     pub ssh: Ssh,
     /// Its disk.
     pub disk: ShownDisk,
+    /// Its other disks.
+    #[serde(default)]
+    pub data_disks: Vec<DataDisk>,
     /// Its serial console: a unix socket while it runs, and a log.
     pub console: Console,
 }

@@ -60,6 +60,17 @@ pub enum HostError {
         /// Bytes of the template's disk.
         least: u64,
     },
+    /// A data disk cannot have this size.
+    #[error("a data disk of {asked} bytes: it has at least one, and at most {most}")]
+    DataDiskBytes {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Most that it can have.
+        most: u64,
+    },
+    /// The machine has no place for so many disks.
+    #[error("a virtual machine has at most {0} data disks")]
+    DataDisks(usize),
     /// The machine cannot have so little memory.
     #[error("{asked} bytes of memory are too few for the template, which needs {least}")]
     MemoryTooSmall {
@@ -305,6 +316,7 @@ impl HostError {
             Self::DiskTooSmall { .. } | Self::MemoryTooSmall { .. } => Trouble::Invalid,
             Self::PortTwice(_) | Self::SocketPath(_) => Trouble::Invalid,
             Self::OtherRepository { .. } => Trouble::Invalid,
+            Self::DataDiskBytes { .. } | Self::DataDisks(_) => Trouble::Invalid,
             Self::Record { .. } | Self::Format(_) => Trouble::Integrity,
             Self::GuestDisk(GuestDiskError::Format(_)) => Trouble::Integrity,
             Self::Plan(PlanFileError::Damaged { .. } | PlanFileError::Format { .. }) => {

@@ -9,6 +9,7 @@ use shale_hvplug::{Forward, Resources};
 use shale_model::{PlanId, TemplateId};
 
 use crate::api::{Credentials, Repository};
+use crate::data_disk::DataDisk;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
@@ -36,6 +37,9 @@ pub(crate) struct Record {
     /// Where the disk lies; any other that is found is what a killed service left.
     #[serde(default)]
     pub(crate) disk: DiskPlace,
+    /// The disks behind it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) data_disks: Vec<DataDisk>,
     pub(crate) resources: Resources,
     pub(crate) ports: Vec<Forward>,
     pub(crate) login: LoginRecord,
@@ -109,6 +113,7 @@ pub(crate) struct LoginRecord {
 pub(crate) struct NewRecord {
     pub(crate) uuid: [u8; 16],
     pub(crate) disk_bytes: u64,
+    pub(crate) data_disks: Vec<DataDisk>,
     pub(crate) resources: Resources,
     pub(crate) ports: Vec<Forward>,
     pub(crate) login: LoginRecord,
@@ -125,6 +130,7 @@ impl Record {
             uuid: new.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
             disk_bytes: new.disk_bytes,
             disk: DiskPlace::default(),
+            data_disks: new.data_disks,
             resources: new.resources,
             ports: new.ports,
             login: new.login,
@@ -244,6 +250,7 @@ mod tests {
             NewRecord {
                 uuid: std::array::from_fn(|n| n as u8),
                 disk_bytes: 2 << 30,
+                data_disks: DataDisk::of(&[1 << 30]).unwrap(),
                 resources: Resources {
                     memory_bytes: 512 << 20,
                     cpus: 2,
@@ -262,6 +269,15 @@ mod tests {
         records.put(&name, &record).unwrap();
         assert_eq!(records.get(&name).unwrap().as_ref(), Some(&record));
         assert_eq!(record.uuid()[15], 15);
+        // One of a version that knew nothing of other disks.
+        let mut old = serde_json::to_value(&record).unwrap();
+        let fields = old.as_object_mut().unwrap();
+        assert!(fields.remove("disk").is_some() && fields.remove("data_disks").is_some());
+        let old: Record = serde_json::from_value(old).unwrap();
+        assert_eq!(
+            (old.disk.name().as_str(), old.data_disks.len()),
+            ("overlay", 0)
+        );
         assert_eq!(records.names().unwrap(), std::slice::from_ref(&name));
 
         let file = dir.path().join("web/record.json");

@@ -35,7 +35,7 @@ impl Host {
         let name = InstanceName::new(&wish.name)?;
         let instance = self.get(&name)?;
         // Held until the template is there: nobody may start or resume it meanwhile.
-        let _changing = self.still_to_change(&instance).await?;
+        let _changing = self.settled_to_change(&instance).await?;
         let still = self.stand_still(&instance).await?;
         // Whoever removes the machine ends it.
         let patience = instance.hope.patience(name.as_str(), Duration::MAX);

@@ -8,14 +8,17 @@ use std::sync::{Arc, PoisonError};
 
 use shale_files::{DirFiles, FilePath, put_durably};
 use shale_hvplug::{Forward, Resources, VmFiles};
+use shale_image::identity::Identity;
 use shale_model::Reference;
 use shale_view::PlanFile;
 
-use crate::api::{Deploy, Outcome, Stage, Until};
+use crate::api::{Deploy, LoginWish, Outcome, Repository, Stage, Until};
 use crate::compose::Image;
+use crate::data_disk::DataDisk;
 use crate::dirs::private_dir;
 use crate::error::{HostError, HostResult, system};
 use crate::identity::new_identity;
+use crate::identity_file;
 use crate::keys::{SshKey, random};
 use crate::name::InstanceName;
 use crate::patience::Patience;
@@ -95,21 +98,15 @@ impl Host {
         attempt: &Attempt,
     ) -> HostResult<()> {
         let patience = &attempt.patience;
-        let reference: Reference = wish.reference.parse()?;
-        let asked = wish.repository.clone();
+        let (reference, asked) = (wish.reference.clone(), wish.repository.clone());
         // It changes nothing of the instance: who waits no longer leaves it behind.
-        let compose = self.blocking(move |host| {
-            let source = host.sources.get(&asked)?;
-            let id = source.resolve(&reference)?;
-            let is_first = !source.composer.has_plan(id);
-            if is_first {
-                source.bring_boot_set(id);
-            }
-            let image = source.composer.image(id)?;
-            Ok((source, image, is_first))
-        });
+        let compose = self.blocking(move |host| host.to_boot(&reference, &asked));
         let compose = patience.wait(compose);
-        let (source, image, is_first) = self
+        let ToBoot {
+            source,
+            image,
+            is_first,
+        } = self
             .stage(&attempt.progress, Stage::Compose, compose)
             .await?;
         if is_first && attempt.until == Until::Login {
@@ -126,6 +123,23 @@ impl Host {
         self.stage(&attempt.progress, Stage::Identity, work).await
     }
 
+    /// What a reference means now, for a machine that is to boot it. Blocks.
+    pub(super) fn to_boot(&self, reference: &str, repository: &Repository) -> HostResult<ToBoot> {
+        let reference: Reference = reference.parse()?;
+        let source = self.sources.get(repository)?;
+        let id = source.resolve(&reference)?;
+        let is_first = !source.composer.has_plan(id);
+        if is_first {
+            source.bring_boot_set(id);
+        }
+        let image = source.composer.image(id)?;
+        Ok(ToBoot {
+            source,
+            image,
+            is_first,
+        })
+    }
+
     /// What an instance's disk is to become. Blocks.
     fn new_disk(&self, wish: &Deploy, source: Arc<Source>, image: Image) -> HostResult<NewDisk> {
         let disk_bytes = image.disk_bytes(wish.machine.disk_bytes)?;
@@ -135,7 +149,7 @@ impl Host {
         }
         let user = wish.login.user.clone();
         let user = user.unwrap_or_else(|| image.template.machine.login_user.clone());
-        let (keys, identity_file) = self.login_keys(wish)?;
+        let (keys, identity_file) = self.login_keys(&wish.login)?;
         let random_failed = system("read", Path::new("/dev/urandom"));
         let new = new_identity(&wish.name, &user, keys, self.now()).map_err(random_failed)?;
         let target = source.composer.plan_with_identity(
@@ -156,6 +170,7 @@ impl Host {
             image,
             target,
             record,
+            identity: new.identity,
         })
     }
 
@@ -169,6 +184,8 @@ impl Host {
         let composer = &disk.source.composer;
         drop(composer.overlay(&disk.image, Some(disk.target), &overlay, patience)?);
 
+        DataDisk::make_all(&record.data_disks, &instance.paths.dir)?;
+        identity_file::put(&instance.paths.dir, &disk.identity)?;
         put_known_host(instance, &record)?;
         record.phase = Phase::Stopped;
         self.keep(&instance.name, &record)?;
@@ -202,6 +219,7 @@ impl Host {
             NewRecord {
                 uuid,
                 disk_bytes,
+                data_disks: DataDisk::of(&wish.machine.data_disks)?,
                 resources: Resources {
                     memory_bytes: wish.machine.memory_bytes.unwrap_or(machine.memory_bytes),
                     cpus: wish.machine.cpus.unwrap_or(DEFAULT_CPUS),
@@ -215,10 +233,13 @@ impl Host {
     }
 
     /// The keys that may log in, and the private one for `ssh` where it is this host's.
-    fn login_keys(&self, wish: &Deploy) -> HostResult<(Vec<String>, Option<PathBuf>)> {
-        if !wish.login.authorized_keys.is_empty() {
-            let keys = wish.login.authorized_keys.clone();
-            return Ok((keys, wish.login.identity_file.clone()));
+    pub(super) fn login_keys(
+        &self,
+        wish: &LoginWish,
+    ) -> HostResult<(Vec<String>, Option<PathBuf>)> {
+        if !wish.authorized_keys.is_empty() {
+            let keys = wish.authorized_keys.clone();
+            return Ok((keys, wish.identity_file.clone()));
         }
         let path = self.dirs.ssh_key();
         let _alone = self
@@ -248,6 +269,15 @@ struct NewDisk {
     /// The image with the instance's identity, on a disk of its size.
     target: PlanFile,
     record: Record,
+    identity: Identity,
+}
+
+/// A template that a machine is to boot.
+pub(super) struct ToBoot {
+    pub(super) source: Arc<Source>,
+    pub(super) image: Image,
+    /// Whether this host knew nothing of it: what its boot reads is of use to others.
+    pub(super) is_first: bool,
 }
 
 /// A port of this host that two of these begin at.
@@ -262,7 +292,7 @@ pub(super) fn alias(name: &InstanceName) -> String {
     format!("shale-{name}")
 }
 
-fn public_of(private: &Path) -> PathBuf {
+pub(super) fn public_of(private: &Path) -> PathBuf {
     let mut name = private.as_os_str().to_owned();
     name.push(".pub");
     name.into()

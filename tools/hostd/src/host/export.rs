@@ -39,7 +39,7 @@ impl Host {
     ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         // Held until the file is complete: nobody may start or resume it meanwhile.
-        let _changing = self.still_to_change(&instance).await?;
+        let _changing = self.settled_to_change(&instance).await?;
         let disk = self.stand_still(&instance).await?.disk;
         let (disk_bytes, done) = (disk.size(), Arc::new(AtomicU64::new(0)));
         // Whoever removes the machine ends it.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use shale_hvplug::{Vm, VmFiles};
 use shale_view::Trace;
 
+use crate::data_disk::DataDisk;
 use crate::dirs::HostDirs;
 use crate::disk_place::DiskPlace;
 use crate::name::InstanceName;
@@ -86,6 +87,8 @@ impl Instance {
 /// <state>/instances/<name>/record.json    what it is
 ///                          overlay/       what it wrote; `overlay-1` and so on once it was replaced
 ///                          snapshots/     what it had written at other times
+///                          data0.raw      its first data disk, and so on
+///                          identity.json  what makes it itself, keys too
 ///                          console.log    what it printed
 ///                          hypervisor.log what its hypervisor said
 ///                          known_hosts    its host key, for ssh
@@ -113,6 +116,11 @@ impl Paths {
     /// Where a disk lies.
     pub(super) fn disk_at(&self, place: &DiskPlace) -> PathBuf {
         self.dir.join(place.name())
+    }
+
+    /// The file of a data disk.
+    pub(super) fn data_disk(&self, number: usize) -> PathBuf {
+        self.dir.join(DataDisk::file_name(number))
     }
 
     pub(super) fn known_hosts(&self) -> PathBuf {

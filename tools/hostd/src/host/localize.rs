@@ -39,7 +39,7 @@ impl Host {
         progress: Progress,
     ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
-        let _changing = self.still_to_change(&instance).await?;
+        let _changing = self.settled_to_change(&instance).await?;
         let record = instance.live().record.clone();
         let record = record.ok_or_else(|| HostError::Busy(name.to_string()))?;
         if let DiskPlace::Overlay { .. } = record.disk {

@@ -12,6 +12,7 @@ mod export;
 mod forecast;
 mod instance;
 mod localize;
+mod reimage;
 mod replace;
 mod show;
 mod snapshots;
@@ -228,6 +229,7 @@ impl Host {
             Request::Snapshots { name: n, action } => {
                 self.snapshots(&name(&n)?, action, progress).await
             }
+            Request::Reimage(wish) => self.reimage(&name(&wish.name)?, *wish, progress).await,
             Request::Forecast(wish) => self.forecast(*wish, progress).await,
             Request::Precache(wish) => self.precache(*wish, progress).await,
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,

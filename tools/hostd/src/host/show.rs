@@ -12,6 +12,7 @@ use shale_view::{FillState, open_plan};
 use crate::api::{
     self, Damaged, Fill, InstanceState, Outcome, ShownDisk, ShownMachine, ShownPlace, Ssh, Survives,
 };
+use crate::data_disk::DataDisk;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
@@ -84,6 +85,7 @@ impl Host {
         let (state, reason) = self.state(instance, &record, vm.as_ref());
         let files = instance.paths.vm_files();
         let disk = self.disk(instance, &record);
+        let data_disks = data_disks(instance, &record);
         Ok(api::Instance {
             name,
             state,
@@ -107,6 +109,7 @@ impl Host {
                 host_key_alias: alias(&instance.name),
             },
             disk,
+            data_disks,
             console: api::Console {
                 socket: files.console,
                 log: files.console_log,
@@ -175,6 +178,21 @@ impl Host {
     pub(super) fn plan_path(&self, plan: PlanId) -> std::path::PathBuf {
         self.dirs.plans().join(format!("{}.plan", plan.hex()))
     }
+}
+
+fn data_disks(instance: &Instance, record: &Record) -> Vec<api::DataDisk> {
+    let disks = record.data_disks.iter().enumerate();
+    let shown = disks.map(|(number, disk)| {
+        let file = instance.paths.data_disk(number);
+        api::DataDisk {
+            serial: DataDisk::serial(number),
+            bytes: disk.bytes,
+            // One that is gone is shown when the machine starts.
+            written_bytes: fs::metadata(&file).map_or(0, |found| found.blocks() * STAT_BLOCK),
+            file,
+        }
+    });
+    shown.collect()
 }
 
 /// Bytes that a file takes, or the files of a directory.

@@ -54,12 +54,12 @@ impl Host {
             SnapshotAction::Create { snapshot } => (Self::take_snapshot, named(snapshot)?),
             SnapshotAction::Restore { snapshot } => (Self::restore_snapshot, named(snapshot)?),
         };
-        let _changing = self.still_to_change(&instance).await?;
+        let _changing = self.settled_to_change(&instance).await?;
         self.copy(&instance, action, progress).await
     }
 
     /// The right to change an instance, whose machine that ended is settled.
-    pub(super) async fn still_to_change<'a>(
+    pub(super) async fn settled_to_change<'a>(
         self: &Arc<Self>,
         instance: &'a Arc<Instance>,
     ) -> HostResult<MutexGuard<'a, ()>> {
@@ -88,7 +88,7 @@ impl Host {
         });
         let brought = || {
             let (bytes, of) = (copied.bytes.load(Relaxed), copied.of.load(Relaxed));
-            Some(Brought { bytes, of })
+            (of > 0).then_some(Brought { bytes, of })
         };
         self.stage_with(&progress, Stage::Copy, work, brought).await
     }

@@ -66,8 +66,15 @@ impl Host {
                 }
                 self.settle(&instance).await;
             }
-            // That of a first boot which was not ready before its end says little.
-            instance.live().trace = None;
+            {
+                // That of a first boot which was not ready before its end says little, and nobody would end this one.
+                let mut live = instance.live();
+                let is_new = live.trace.as_ref().is_some_and(|trace| trace.is_empty());
+                live.trace = live
+                    .trace
+                    .take()
+                    .filter(|_| is_new && wait.until == Until::Login);
+            }
             self.begin(&instance, &attempt).await?
         };
         self.wait_for_login(&instance, (before, begun), &attempt)
@@ -154,6 +161,9 @@ impl Host {
                 DiskPlace::Overlay { .. } => DiskOffer::Nbd(instance.paths.disk()),
                 DiskPlace::File { .. } => DiskOffer::Block(instance.paths.disk_at(&record.disk)),
             }],
+            data_disks: (0..record.data_disks.len())
+                .map(|number| DiskOffer::Block(instance.paths.data_disk(number)))
+                .collect(),
             forwards,
             files,
         };

@@ -25,6 +25,7 @@ use crate::output::parse_bytes;
 /// Examples:
 ///   shale vm deploy demo/web:1 --name web --publish 8080:80
 ///   shale vm deploy demo/base:12 --name big --memory 4G --cpus 4 --disk 100G --ssh-key key.pub
+///   shale vm deploy demo/db:1 --name db --data-disk 50G
 ///   shale vm deploy demo/web:1 --plan
 ///   shale vm ssh web
 #[derive(Debug, Args)]
@@ -58,6 +59,11 @@ pub(crate) struct Deploy {
     /// Size of the disk; at least that of the template
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     disk: Option<u64>,
+    /// Size of a further disk, empty, which the guest finds at /dev/disk/by-id/virtio-data0; may be given several times
+    ///
+    /// It is a sparse file, is kept by `shale vm reimage`, and goes with the machine.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    data_disk: Vec<u64>,
     /// How the processors run
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
     accel: Accel,
@@ -109,6 +115,7 @@ impl Deploy {
                 memory_bytes: self.memory,
                 cpus: self.cpus,
                 disk_bytes: self.disk,
+                data_disks: self.data_disk,
                 acceleration: self.accel.into(),
             },
             ports: self.publish,
@@ -151,7 +158,7 @@ fn login_wish(file: Option<&Path>) -> anyhow::Result<LoginWish> {
 }
 
 /// The public keys in the user's own directory; one that cannot be read is left out.
-fn own_keys() -> Vec<String> {
+pub(super) fn own_keys() -> Vec<String> {
     let Some(home) = env::var_os("HOME") else {
         return Vec::new();
     };

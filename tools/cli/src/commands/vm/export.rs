@@ -11,11 +11,11 @@ use crate::context::Context;
 use crate::output::{bytes, note};
 use crate::progress::ShareProgress;
 
-/// Write the disk of a virtual machine, with all that its guest wrote, as a raw disk image
+/// Write the root disk of a virtual machine, with all that its guest wrote, as a raw disk image
 ///
 /// The machine must be stopped or paused; of one that is paused the file is what a power cut would leave. The file is
 /// sparse, and gets its name when it is complete. What is not on this host is fetched. The host service writes it, also
-/// when this command is interrupted.
+/// when this command is interrupted. Data disks are no part of it: `shale vm inspect` shows their files.
 ///
 /// Examples:
 ///   shale vm stop web && shale vm export web web.raw

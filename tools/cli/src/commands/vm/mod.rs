@@ -11,6 +11,7 @@ mod localize;
 mod logs;
 mod ls;
 mod pause;
+mod reimage;
 mod rm;
 mod snapshot;
 mod ssh;
@@ -50,6 +51,7 @@ pub(crate) enum Vm {
     Localize(localize::Localize),
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+    Reimage(reimage::Reimage),
     Rm(rm::Rm),
 }
 
@@ -71,6 +73,7 @@ impl Vm {
             Vm::Commit(commit) => commit.run(context),
             Vm::Localize(localize) => localize.run(context),
             Vm::Snapshot(snapshot) => snapshot.run(context),
+            Vm::Reimage(reimage) => reimage.run(context),
             Vm::Rm(rm) => rm.run(context),
         }
     }
@@ -176,8 +179,18 @@ struct Shown {
 
 impl Row for Shown {
     const COLUMNS: &'static [&'static str] = &[
-        "Name", "State", "Template", "Machine", "Disk", "Local", "Survives", "SSH", "Ports",
-        "Console", "Log",
+        "Name",
+        "State",
+        "Template",
+        "Machine",
+        "Disk",
+        "Data disks",
+        "Local",
+        "Survives",
+        "SSH",
+        "Ports",
+        "Console",
+        "Log",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -198,6 +211,7 @@ impl Row for Shown {
                 bytes(disk.bytes),
                 bytes(disk.written_bytes)
             ),
+            data_disks(instance),
             local(disk),
             survives(disk.survives).into(),
             format!("{}@127.0.0.1 port {}", instance.ssh.user, instance.ssh.port),
@@ -249,6 +263,18 @@ fn survives(survives: Survives) -> &'static str {
         (true, false) => "the loss of the host service",
         (false, true) => "the loss of the registry; without the host service it waits",
         (false, false) => "none: without the registry or the host service it waits",
+    }
+}
+
+fn data_disks(instance: &Instance) -> String {
+    let disks = instance.data_disks.iter();
+    let disks = disks.map(|disk| {
+        let (size, written) = (bytes(disk.bytes), bytes(disk.written_bytes));
+        format!("{} {size}, {written} written", disk.serial)
+    });
+    match disks.collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => "none".to_owned(),
+        disks => disks,
     }
 }
 

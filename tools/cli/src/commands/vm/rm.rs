@@ -9,7 +9,7 @@ use crate::context::Context;
 
 /// Remove a virtual machine with all that it wrote, running or not
 ///
-/// A deployment or a start that waits for its content is ended.
+/// Its snapshots and data disks go with it. A deployment or a start that waits for its content is ended.
 ///
 /// Examples:
 ///   shale vm rm web
