@@ -297,6 +297,11 @@ pub enum Stage {
 pub enum Outcome {
     /// There is nothing to say about it.
     Nothing,
+    /// The service ends.
+    Ending {
+        /// The number of its process, which is there until it has ended.
+        pid: u32,
+    },
     /// The instance, as it is now.
     Instance(Box<Instance>),
     /// All instances, in order of name.

@@ -57,7 +57,14 @@ impl Served {
         let (state, filled) = watch::channel(FillState::Running);
         let fill = runtime.spawn({
             let (filler, view) = (source.filler.clone(), view.clone());
-            async move { filler.fill(&view, &state).await }
+            async move {
+                loop {
+                    let changed = filler.changed();
+                    filler.fill(&view, &state).await;
+                    // Another rate, or a larger cache.
+                    changed.await;
+                }
+            }
         });
         let impatient = Arc::new(ImpatientDisk::new(disk.clone(), patience));
         let export = Export::new(impatient.clone(), Access::ReadWrite);

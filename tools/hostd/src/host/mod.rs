@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use shale_files::{DirFiles, FilePath, IfHeld, Lock, LockFiles, LockKind};
 use shale_hvplug::Driver;
-use shale_view::{Cache, Counters, FillRate};
+use shale_view::{Cache, CacheError, CacheSettings, Counters, FillRate};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -187,6 +187,16 @@ impl Host {
         self.sources.tell_all().await;
     }
 
+    /// Changes what can be changed while it runs: how fast content is brought here, and how large the cache is. Blocks.
+    ///
+    /// # Errors
+    /// The cache cannot be so small. Then nothing has changed.
+    pub fn reload(&self, fill: FillRate, cache: CacheSettings) -> Result<(), CacheError> {
+        self.sources.cache().resize(cache)?;
+        self.sources.set_fill(fill);
+        Ok(())
+    }
+
     /// Resolves when the host ends.
     pub async fn ended(&self) {
         let mut ended = self.end.subscribe();
@@ -226,7 +236,8 @@ impl Host {
             Request::Cache => self.blocking(|host| host.show_cache()).await,
             Request::End => {
                 self.end.send_replace(true);
-                Ok(Outcome::Nothing)
+                let pid = std::process::id();
+                Ok(Outcome::Ending { pid })
             }
         }
     }
