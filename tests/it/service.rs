@@ -232,6 +232,39 @@ fn everything_runs_in_one_process() -> Result<()> {
 }
 
 #[test]
+fn a_host_without_a_hypervisor_caches_and_says_why_it_starts_no_machine() -> Result<()> {
+    let shale = Shale::new()?;
+    let nothing = shale.home().join("no-programs");
+    let command = |arguments: &[&str]| {
+        let mut command = shale.command();
+        command.args(arguments).env("PATH", &nothing);
+        command
+    };
+    let tree = shale.home().join("tree");
+    fs::create_dir(&tree)?;
+    fs::write(tree.join("file"), "content")?;
+    run(command(&["push"]).arg(&tree).arg("test/tree"))?;
+    let why = "no machine can be started here: `qemu-system-x86_64` is not installed";
+    let service = Background::start_until(&mut command(&["host", "run"]), why)?;
+    let begun = std::time::Instant::now();
+    while !shale.home().join(".state/run/host.sock").exists() {
+        ensure!(begun.elapsed() < SAYS_WITHIN, "it does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    run(&mut command(&["precache", "test/tree"]))?;
+    ensure!(run(&mut command(&["vm", "ls", "--quiet"]))?.is_empty());
+    let output = command(&["vm", "deploy", "test/tree", "--name", "a"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    ensure!(
+        said.contains(why) && said.contains("shale doctor"),
+        "{said}"
+    );
+    ensure!(run(&mut command(&["vm", "ls", "--quiet"]))?.is_empty());
+    service.terminate()
+}
+
+#[test]
 fn settings_are_shown_with_where_they_come_from() -> Result<()> {
     let shale = Shale::new()?;
     let system = shale.home().join("etc/config.toml");

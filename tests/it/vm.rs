@@ -1,5 +1,6 @@
 //! Virtual machines through the program: made, spoken to, killed from under, and removed.
 
+mod autostart;
 mod forecast;
 pub(crate) mod host;
 mod kills;

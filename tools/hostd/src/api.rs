@@ -63,6 +63,13 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Whether an instance starts by itself after a boot of the host.
+    Autostart {
+        /// Its name.
+        name: String,
+        /// Whether it does.
+        autostart: Autostart,
+    },
     /// Let the processors of an instance run again.
     Resume {
         /// Its name.
@@ -114,8 +121,27 @@ pub struct Deploy {
     pub ports: Vec<Forward>,
     /// Seconds that a request of the guest may wait for content until the guest is paused; `None` for never.
     pub pause_after_seconds: Option<u64>,
+    /// Whether it starts by itself after a boot of the host.
+    pub autostart: Autostart,
     /// What to wait for.
     pub wait: Wait,
+}
+
+/// Whether an instance starts by itself after a boot of the host, if it ran before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Autostart {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+impl Autostart {
+    /// Whether it is on.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
 }
 
 /// A deployment that is thought about.
@@ -461,6 +487,8 @@ pub struct Instance {
     /// Why, where there is a reason: a pause by an error, a damaged record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether it starts by itself after a boot of the host, if it ran before.
+    pub autostart: bool,
     /// The template's reference at deployment.
     pub reference: String,
     /// The template.

@@ -40,6 +40,8 @@ pub(super) struct Live {
     pub(super) questions: Questions,
     /// Whether the ports of the record are its own: from before the machine starts until it has ended.
     pub(super) holds_ports: bool,
+    /// Why an instance does not run yet that starts by itself.
+    pub(super) waits_to_start: Option<String>,
     /// Why the instance is not what its record says.
     pub(super) trouble: Option<String>,
 }

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attempt;
+mod autostart;
 mod cached;
 mod deploy;
 mod export;
@@ -18,6 +19,7 @@ mod stop;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -79,6 +81,8 @@ pub struct Host {
     making_key: Mutex<()>,
     /// Held from looking for free ports until it can be seen whose they are.
     choosing_port: Mutex<()>,
+    /// Whether there was no hypervisor when it was last looked for.
+    lacks_hypervisor: AtomicBool,
     end: watch::Sender<bool>,
     _lock: Lock,
 }
@@ -93,6 +97,12 @@ impl Progress {
     pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>) -> Self {
         let begun = Instant::now();
         Self { begun, answers }
+    }
+
+    /// Tells nobody.
+    fn unheard() -> Self {
+        let (answers, _) = mpsc::unbounded_channel();
+        Self::new(answers)
     }
 
     fn stage(&self, stage: Stage) {
@@ -144,6 +154,7 @@ impl Host {
             runtime.clone(),
             dirs.plans(),
         );
+        let lacks_hypervisor = parts.driver.capabilities().missing.is_some();
         let host = Arc::new(Self {
             records: Records::open(dirs.instances())?,
             dirs,
@@ -155,6 +166,7 @@ impl Host {
             pins: Mutex::default(),
             making_key: Mutex::default(),
             choosing_port: Mutex::default(),
+            lacks_hypervisor: AtomicBool::new(lacks_hypervisor),
             end: watch::Sender::new(false),
             _lock: lock,
         });
@@ -175,7 +187,12 @@ impl Host {
                 let _ = logs::rotate(&self.dirs.host_log());
             }
         };
+        let start = async {
+            self.start_what_waits().await;
+            std::future::pending().await
+        };
         tokio::select! {
+            () = start => {}
             () = shutdown => {}
             _ = ended.wait_for(|ended| *ended) => {}
             () = look => {}
@@ -226,6 +243,9 @@ impl Host {
                 self.stop(&name(&n)?, limit, then, progress).await
             }
             Request::Pause { name: n } => self.pause(&name(&n)?).await,
+            Request::Autostart { name: n, autostart } => {
+                self.set_autostart(&name(&n)?, autostart).await
+            }
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,

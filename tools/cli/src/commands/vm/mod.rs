@@ -1,5 +1,6 @@
 //! `shale vm`: virtual machines on this host.
 
+mod autostart;
 mod console;
 mod deploy;
 mod export;
@@ -36,6 +37,7 @@ pub(crate) enum Vm {
     Start(start::Start),
     Stop(stop::Stop),
     Restart(stop::Restart),
+    Autostart(autostart::AutostartCommand),
     Pause(pause::Pause),
     Resume(pause::Resume),
     Console(console::Console),
@@ -54,6 +56,7 @@ impl Vm {
             Vm::Start(start) => start.run(context),
             Vm::Stop(stop) => stop.run(context),
             Vm::Restart(restart) => restart.run(context),
+            Vm::Autostart(autostart) => autostart.run(context),
             Vm::Pause(pause) => pause.run(context),
             Vm::Resume(resume) => resume.run(context),
             Vm::Console(console) => console.run(context),
@@ -163,7 +166,17 @@ struct Shown {
 
 impl Row for Shown {
     const COLUMNS: &'static [&'static str] = &[
-        "Name", "State", "Template", "Machine", "Disk", "Local", "SSH", "Ports", "Console", "Log",
+        "Name",
+        "State",
+        "Autostart",
+        "Template",
+        "Machine",
+        "Disk",
+        "Local",
+        "SSH",
+        "Ports",
+        "Console",
+        "Log",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -173,6 +186,7 @@ impl Row for Shown {
         vec![
             instance.name.clone(),
             state(instance),
+            if instance.autostart { "on" } else { "off" }.to_owned(),
             format!("{} {}", instance.reference, instance.template.short()),
             format!(
                 "{} processors, {}",
