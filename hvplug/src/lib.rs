@@ -14,4 +14,4 @@ pub use driver::{Capabilities, Driver, Stop, Vm, VmState};
 pub use error::{DriverError, DriverResult};
 pub use machine::{Acceleration, DirectBoot, DiskOffer, Forward, Machine, Resources, VmFiles};
 pub use process::ProcessId;
-pub use qemu::Qemu;
+pub use qemu::{Account, Qemu};

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 26] = [
+const PACKAGES: [(&str, &str); 29] = [
     ("chroot", "coreutils"),
     ("cp", "coreutils"),
     ("curl", "curl"),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str); 26] = [
     ("getcap", "libcap2-bin"),
     ("getfacl", "acl"),
     ("getfattr", "attr"),
+    ("head", "coreutils"),
     ("mke2fs", "e2fsprogs"),
     ("mount", "mount"),
     ("nbdcopy", "libnbd-bin"),
@@ -29,9 +30,11 @@ const PACKAGES: [(&str, &str); 26] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("setcap", "libcap2-bin"),
     ("setfacl", "acl"),
+    ("setpriv", "util-linux"),
     ("sha256sum", "coreutils"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
+    ("systemd-analyze", "systemd"),
     ("tar", "tar"),
     ("umount", "mount"),
 ];

@@ -5,6 +5,7 @@ mod forecast;
 pub(crate) mod host;
 mod kills;
 mod stall;
+mod user;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -48,7 +48,7 @@ pub(crate) struct Setting {
 }
 
 /// All settings.
-pub(crate) const SETTINGS: [Setting; 11] = [
+pub(crate) const SETTINGS: [Setting; 12] = [
     setting("repository", Some("SHALE_REPOSITORY"), None, place),
     setting("token-file", Some("SHALE_TOKEN_FILE"), None, path),
     setting("fingerprint", Some("SHALE_FINGERPRINT"), None, fingerprint),
@@ -61,6 +61,7 @@ pub(crate) const SETTINGS: [Setting; 11] = [
         Some("100M"),
         rate,
     ),
+    setting("host.user", None, None, user),
     setting("server.listen", None, Some("127.0.0.1:7070"), address),
     setting("server.tls-cert", None, None, path),
     setting("server.tls-key", None, None, path),
@@ -377,6 +378,13 @@ fn size(text: &str) -> Result<(), String> {
 
 fn rate(text: &str) -> Result<(), String> {
     parse_fill_rate(text).map(drop)
+}
+
+fn user(text: &str) -> Result<(), String> {
+    match text.is_empty() {
+        true => Err("a user has a name; `root` is nobody else".into()),
+        false => Ok(()),
+    }
 }
 
 fn address(text: &str) -> Result<(), String> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
-use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
+use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix_for_group};
 use shale_view::{Disk, Failed, FillState, ImpatientDisk, Overlay, Trace, View, open_plan};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -71,7 +71,8 @@ impl Served {
         let server = Server::new(Exports::single(export)?, Settings::default());
         let listener = {
             let _inside = runtime.enter();
-            listen_unix(socket)?
+            // Its directory says whose group that is.
+            listen_unix_for_group(socket)?
         };
         let (end, ended) = oneshot::channel();
         let server = runtime.spawn(async move {

@@ -1,23 +1,34 @@
 //! `shale host run`: the service itself.
 
+use std::ffi::CString;
+use std::fs::{self, Permissions};
 use std::future::Future;
 use std::num::NonZeroU64;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
 use clap::Args;
-use shale_hostd::{Host, HostParts, serve_control};
-use shale_hvplug::{Driver, Qemu};
+use nix::unistd::{User, getgrouplist};
+use shale_hostd::{Host, HostDirs, HostParts, serve_control};
+use shale_hvplug::{Account, Driver, Qemu};
 use shale_nbd::listen_unix;
 use shale_view::{Counters, FillRate};
 use tokio::net::UnixListener;
 
 use crate::context::Context;
+use crate::failure::{Exit, Failure};
 use crate::output::{note, parse_bytes};
 use crate::settings::{Settings, SettingsError};
 use crate::system::Signals;
+
+/// The user that machines of root's service run as, where there is one of this name.
+const MACHINE_USER: &str = "shale-vm";
+
+/// The setting that names another.
+const MACHINE_USER_KEY: &str = "host.user";
 
 /// Run the service that virtual machines of this host are made and served by
 ///
@@ -91,7 +102,11 @@ pub(crate) struct HostService {
 impl HostService {
     /// Takes over what runs. Blocks.
     pub(crate) fn open(context: &Context, options: HostOptions) -> anyhow::Result<Self> {
-        let driver = Arc::new(Qemu::new());
+        let account = machine_user(context)?;
+        let driver = Arc::new(match account.clone() {
+            Some(account) => Qemu::new().run_as(account),
+            None => Qemu::new(),
+        });
         if let Some(missing) = driver.capabilities().missing {
             note!("no machine can be started here: {missing}");
         }
@@ -111,6 +126,9 @@ impl HostService {
             clock: SystemTime::now,
             runtime: handle,
         })?;
+        if account.is_some() {
+            open_ways(&context.dirs)?;
+        }
         Ok(Self {
             host,
             socket: context.dirs.host_socket(),
@@ -161,6 +179,46 @@ impl HostService {
             "serving on {socket}, cache of {cache}, fill rate {rate}"
         ))
     }
+}
+
+/// The user that machines run as, if this is root and there is one.
+fn machine_user(context: &Context) -> anyhow::Result<Option<Account>> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(None);
+    }
+    let said = context.settings.text(MACHINE_USER_KEY);
+    let name = said.unwrap_or(MACHINE_USER);
+    let user = User::from_name(name).with_context(|| format!("look up the user `{name}`"))?;
+    let Some(user) = user.filter(|user| !user.uid.is_root()) else {
+        return match said {
+            None => Ok(None),
+            Some("root") => Ok(None),
+            Some(name) => {
+                let text = format!("{MACHINE_USER_KEY}: there is no user `{name}`");
+                Err(Failure::new(Exit::Usage, text).into())
+            }
+        };
+    };
+    let own = CString::new(name)?;
+    let groups = getgrouplist(&own, user.gid).context("look up its groups")?;
+    // Its own group would be shared by all machines.
+    let groups = groups.iter().filter(|group| **group != user.gid);
+    Ok(Some(Account {
+        uid: user.uid.as_raw(),
+        groups: groups.map(|group| group.as_raw()).collect(),
+    }))
+}
+
+/// Lets machines that run as another user pass on the way to their own files. What lies in these directories says for
+/// itself who may read it.
+fn open_ways(dirs: &HostDirs) -> anyhow::Result<()> {
+    for dir in [dirs.state.clone(), dirs.instances(), dirs.run()] {
+        let failed = || format!("let machines pass through `{}`", dir.display());
+        let mode = fs::metadata(&dir).with_context(failed)?.mode() & 0o7777;
+        let passable = Permissions::from_mode(mode | 0o011);
+        fs::set_permissions(&dir, passable).with_context(failed)?;
+    }
+    Ok(())
 }
 
 fn fill_rate(options: &HostOptions, settings: &Settings) -> anyhow::Result<FillRate> {
