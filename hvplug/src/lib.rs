@@ -16,4 +16,4 @@ pub use error::{DriverError, DriverResult};
 pub use machine::{Acceleration, DirectBoot, DiskOffer, Forward, Machine, Resources, VmFiles};
 pub use mover::{DiskMover, Moving};
 pub use process::ProcessId;
-pub use qemu::Qemu;
+pub use qemu::{Account, Qemu};

@@ -132,3 +132,56 @@ fn a_machine_that_is_killed_from_outside_has_ended() {
     }
     assert!(matches!(qemu.resume(&vm.1), Err(DriverError::Ended)));
 }
+
+/// The fields of a process that say who it is.
+fn identity(vm: &Vm) -> String {
+    let status = fs::read_to_string(format!("/proc/{}/status", vm.process.pid)).unwrap();
+    let wanted = ["Uid:", "Gid:", "Groups:", "Seccomp:"];
+    let lines = status.lines();
+    let lines = lines.filter(|line| wanted.iter().any(|field| line.starts_with(field)));
+    let fields = lines.map(|line| line.split_ascii_whitespace().collect::<Vec<_>>().join(" "));
+    fields.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn privileged_a_machine_runs_as_another_user_after_one_that_did_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let uid = std::os::unix::fs::MetadataExt::uid(&fs::metadata(dir.path()).unwrap());
+    assert_eq!(uid, 0, "only root can become another user");
+    let machine = machine(dir.path());
+    let other = Qemu::new().run_as(Account {
+        uid: 5,
+        groups: vec![60, 61],
+    });
+    let before = Ended(&other, Qemu::new().start(&machine).unwrap());
+    assert!(identity(&before.1).starts_with("Uid: 0 0 0 0\nGid: 0"));
+    // It is found all the same, and leaves its files.
+    assert_eq!(
+        other.attach(&machine.files).unwrap().as_ref(),
+        Some(&before.1)
+    );
+    other.stop(&before.1, Stop::PowerCut).unwrap();
+
+    let vm = Ended(&other, other.start(&machine).unwrap());
+    let group = 0x7000_0000 + 0x0707_0707;
+    let expected =
+        format!("Uid: 5 5 5 5\nGid: {group} {group} {group} {group}\nGroups: 60 61\nSeccomp: 2");
+    assert_eq!(identity(&vm.1), expected);
+    assert_eq!(
+        Qemu::new().attach(&machine.files).unwrap().as_ref(),
+        Some(&vm.1)
+    );
+    other.pause(&vm.1).unwrap();
+    assert_eq!(
+        other.state(&vm.1).unwrap(),
+        VmState::Paused("paused".into())
+    );
+    drop(vm);
+
+    // Where its number should be, what has broken out of a machine put the way to another file.
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "1").unwrap();
+    fs::remove_file(&machine.files.pid).unwrap();
+    std::os::unix::fs::symlink(&secret, &machine.files.pid).unwrap();
+    assert!(other.attach(&machine.files).is_err());
+}

@@ -6,7 +6,7 @@
 //! one export. [`Handshake`] and [`Request`] are the protocol without input and output.
 //!
 //! ```no_run
-//! # use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
+//! # use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix, listen_unix_for_group};
 //! # async fn example(device: std::sync::Arc<dyn shale_model::BlockDevice>) -> Result<(), Box<dyn std::error::Error>> {
 //! let exports = Exports::single(Export::new(device, Access::ReadWrite))?;
 //! let server = Server::new(exports, Settings::default());
@@ -36,7 +36,7 @@ pub use connection::TransmissionError;
 pub use counters::Counters;
 pub use export::{Access, Export, ExportError, Exports};
 pub use handshake::{Handshake, HandshakeError, Progress, Session};
-pub use listen::{ListenError, listen_unix};
+pub use listen::{ListenError, listen_unix, listen_unix_for_group};
 pub use option::{ClientOption, InfoRequest, MetaRequest, OptionError};
 pub use proto::Errno;
 pub use reply::ReplyStyle;

@@ -1,7 +1,7 @@
 //! Unix sockets: taking a path, also from a server that is gone.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
@@ -42,6 +42,16 @@ pub enum ListenError {
 ///
 /// Must be called within a Tokio runtime. The socket is not removed when the listener is dropped.
 pub fn listen_unix(path: &Path) -> Result<UnixListener, ListenError> {
+    listen(path, Mode::RUSR | Mode::WUSR)
+}
+
+/// The same for a socket that the group of its file may connect to as well (mode 0660). The group is that of the
+/// process, or of a directory with the set-group-ID bit.
+pub fn listen_unix_for_group(path: &Path) -> Result<UnixListener, ListenError> {
+    listen(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)
+}
+
+fn listen(path: &Path, mode: Mode) -> Result<UnixListener, ListenError> {
     let fail = |action| {
         move |error: Errno| ListenError::System {
             action,
@@ -54,14 +64,29 @@ pub fn listen_unix(path: &Path) -> Result<UnixListener, ListenError> {
     remove_stale(path, &address)?;
     let socket = stream_socket().map_err(fail("make a socket for"))?;
     // On Linux, the mode of an unbound socket is the one that binding gives its file.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(fail("restrict access to"))?;
+    rustix::fs::fchmod(&socket, mode).map_err(fail("restrict access to"))?;
     rustix::net::bind(&socket, &address).map_err(fail("bind"))?;
+    if mode.contains(Mode::WGRP) {
+        // Binding takes away what the umask does.
+        set_mode(path, mode).map_err(fail("open"))?;
+    }
     rustix::net::listen(&socket, BACKLOG).map_err(fail("listen on"))?;
     UnixListener::from_std(socket.into()).map_err(|source| ListenError::System {
         action: "listen on",
         path: path.to_owned(),
         source,
     })
+}
+
+/// Sets the mode of the socket at `path`, and of nothing else that somebody may have put there meanwhile.
+fn set_mode(path: &Path, mode: Mode) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Socket {
+        return Err(Errno::NOTSOCK);
+    }
+    // The way to what is open, which no name leads to.
+    rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)
 }
 
 /// Holds the directory of `path` until it is dropped, against others who do the same.
@@ -131,6 +156,18 @@ mod tests {
         let second = listen_unix(&path).unwrap();
         let _client = tokio::net::UnixStream::connect(&path).await.unwrap();
         second.accept().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_group_is_let_in_where_that_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = listen_unix_for_group(&path).unwrap();
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o660);
+        drop(listener);
+        let _again = listen_unix(&path).unwrap();
+        assert_eq!(mode(), 0o600);
     }
 
     #[tokio::test]

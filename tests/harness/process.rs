@@ -26,6 +26,17 @@ impl Background {
         Ok(Self { child })
     }
 
+    /// Starts `command` with the standard input that it was given.
+    ///
+    /// # Errors
+    ///
+    /// The program cannot be started.
+    pub fn start_with_stdin(command: &mut Command) -> Result<Self> {
+        let child = command.spawn();
+        let child = child.with_context(|| format!("start {command:?}"))?;
+        Ok(Self { child })
+    }
+
     /// Starts `command` and waits until it has printed a line on standard error that contains `ready`.
     ///
     /// # Errors

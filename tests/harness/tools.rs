@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 27] = [
+const PACKAGES: [(&str, &str); 30] = [
     ("chroot", "coreutils"),
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
@@ -19,6 +19,7 @@ const PACKAGES: [(&str, &str); 27] = [
     ("getcap", "libcap2-bin"),
     ("getfacl", "acl"),
     ("getfattr", "attr"),
+    ("head", "coreutils"),
     ("mke2fs", "e2fsprogs"),
     ("mount", "mount"),
     ("nbdcopy", "libnbd-bin"),
@@ -30,9 +31,11 @@ const PACKAGES: [(&str, &str); 27] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("setcap", "libcap2-bin"),
     ("setfacl", "acl"),
+    ("setpriv", "util-linux"),
     ("sha256sum", "coreutils"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
+    ("systemd-analyze", "systemd"),
     ("tar", "tar"),
     ("umount", "mount"),
 ];

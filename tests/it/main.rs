@@ -23,6 +23,7 @@ mod mount;
 mod nbd;
 mod oracle;
 mod registry;
+mod service;
 mod sources;
 mod template;
 mod trees;

@@ -1,6 +1,7 @@
 //! Virtual machines through the program: made, spoken to, killed from under, and removed.
 
 mod commit;
+mod autostart;
 mod forecast;
 pub(crate) mod host;
 mod kills;
@@ -8,6 +9,7 @@ mod localize;
 mod reimage;
 mod snapshots;
 mod stall;
+mod user;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

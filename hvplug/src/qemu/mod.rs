@@ -3,12 +3,13 @@
 //! Nothing is kept in memory: the process is found again by the number in its pid file and by the control
 //! socket among its arguments, and every command opens the control socket anew.
 
+mod account;
 mod command;
 mod moving;
 mod qmp;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,6 +26,8 @@ use crate::machine::{Acceleration, DiskOffer, Machine, VmFiles};
 use crate::mover::DiskMover;
 use crate::process::ProcessId;
 
+pub use account::Account;
+use account::SETPRIV;
 use command::arguments;
 use qmp::Qmp;
 
@@ -48,6 +51,9 @@ const STATE_WITHIN: Duration = Duration::from_secs(2);
 /// How long the system may take to end a process that was killed.
 const KILL_WITHIN: Duration = Duration::from_secs(20);
 
+/// Longest number of a process, and the end of its line.
+const MAX_PID_BYTES: u64 = 16;
+
 /// Bytes of QEMU's log that an error shows.
 const SAID_BYTES: usize = 2000;
 
@@ -56,6 +62,8 @@ const SAID_BYTES: usize = 2000;
 pub struct Qemu {
     /// The program; found by its name when it is started.
     program: Option<PathBuf>,
+    /// Who machines run as; the caller, if nobody is named.
+    account: Option<Account>,
 }
 
 impl Qemu {
@@ -66,8 +74,35 @@ impl Qemu {
 
     /// The driver for another program.
     pub fn with_program(program: PathBuf) -> Self {
-        let program = Some(program);
-        Self { program }
+        Self {
+            program: Some(program),
+            account: None,
+        }
+    }
+
+    /// Runs machines that are started from now on as this user, which only root can. Those that run are found all the
+    /// same.
+    #[must_use]
+    pub fn run_as(self, account: Account) -> Self {
+        Self {
+            account: Some(account),
+            ..self
+        }
+    }
+
+    /// What starts a machine, short of its own arguments.
+    fn command(&self, machine: &Machine) -> DriverResult<(Command, &'static str)> {
+        let (mut command, name) = match &self.account {
+            Some(account) => {
+                account.admit(machine)?;
+                let mut command = account.command(machine);
+                command.arg(SETSID);
+                (command, SETPRIV)
+            }
+            None => (Command::new(SETSID), SETSID),
+        };
+        command.arg(self.program());
+        Ok((command, name))
     }
 
     fn program(&self) -> &Path {
@@ -118,17 +153,16 @@ impl Driver for Qemu {
             let _ = writeln!(log, "{path}: its file system has no direct I/O");
         }
         let before = log.metadata().map_or(0, |metadata| metadata.len());
-        let mut command = Command::new(SETSID);
+        let (mut command, name) = self.command(machine)?;
         command
-            .arg(self.program())
             .args(arguments(machine, &buffered))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .current_dir("/");
         let child = command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => missing(SETSID, "util-linux"),
-            _ => system("start", Path::new(SETSID))(error),
+            io::ErrorKind::NotFound => missing(name, "util-linux"),
+            _ => system("start", Path::new(name))(error),
         })?;
         let process = wait_until_ready(child, files, before)?;
         Ok(Vm {
@@ -138,7 +172,7 @@ impl Driver for Qemu {
     }
 
     fn attach(&self, files: &VmFiles) -> DriverResult<Option<Vm>> {
-        let pid = match fs::read_to_string(&files.pid) {
+        let pid = match read_pid(&files.pid) {
             Ok(pid) => pid,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(system("read", &files.pid)(error)),
@@ -249,7 +283,7 @@ fn wait_until_ready(mut child: Child, files: &VmFiles, log_start: u64) -> Driver
 
 /// The process, once it has written its number and its guest runs.
 fn ready(pid: u32, files: &VmFiles) -> DriverResult<Option<ProcessId>> {
-    let written = fs::read_to_string(&files.pid).unwrap_or_default();
+    let written = read_pid(&files.pid).unwrap_or_default();
     if written.trim() != pid.to_string() || !files.control.exists() {
         return Ok(None);
     }
@@ -259,6 +293,17 @@ fn ready(pid: u32, files: &VmFiles) -> DriverResult<Option<ProcessId>> {
         Some(true) => Ok(ProcessId::of(pid)),
         _ => Ok(None),
     }
+}
+
+/// What QEMU wrote as its number. It may have been made to put anything there.
+fn read_pid(path: &Path) -> io::Result<String> {
+    let mut options = OpenOptions::new();
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)?;
+    io::read_to_string(file.take(MAX_PID_BYTES))
 }
 
 /// The end of what QEMU wrote to its log since `start`.

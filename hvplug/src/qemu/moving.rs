@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::account::admit_file;
 use super::command::{DISK_NODE, file_below};
 use super::qmp::Qmp;
 use super::{ANSWER_WITHIN, Qemu, refuses_direct_io};
@@ -32,6 +33,9 @@ const POLL: Duration = Duration::from_millis(10);
 impl DiskMover for Qemu {
     fn begin(&self, vm: &Vm, target: &Path) -> DriverResult<()> {
         let node = node_of(target)?;
+        if self.account.is_some() {
+            admit_file(target)?;
+        }
         let mut qmp = connect(vm)?;
         let buffered = match refuses_direct_io(target) {
             true => &[target][..],

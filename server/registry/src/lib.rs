@@ -39,7 +39,7 @@ mod work;
 pub use random::NoRandomness;
 pub use registry::{BindError, Encryption, Registry};
 pub use router::openapi_json;
-pub use serve::Server;
+pub use serve::{CertificateSlot, Server};
 pub use settings::{Admission, Answered, Clock, NoObserver, Observer, Settings};
 pub use tls::{Certificate, CertificateError};
 pub use token::{

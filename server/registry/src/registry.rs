@@ -41,6 +41,9 @@ pub enum BindError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The socket that was handed over has no address.
+    #[error("the address of the socket that listens")]
+    Socket(#[source] std::io::Error),
 }
 
 /// A repository behind its routes.
@@ -64,7 +67,17 @@ impl Registry {
         check_exposure(address, &self.shared.settings.admission, &encryption)?;
         let failed = |source| BindError::Address { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        self.serve_on(listener, encryption)
+    }
+
+    /// The same with a socket that listens already, as service managers hand one over.
+    pub fn serve_on(
+        &self,
+        listener: TcpListener,
+        encryption: Encryption,
+    ) -> Result<Server, BindError> {
+        let address = listener.local_addr().map_err(BindError::Socket)?;
+        check_exposure(address, &self.shared.settings.admission, &encryption)?;
         let certificate = match encryption {
             Encryption::None | Encryption::InsecureNone => None,
             Encryption::Tls(certificate) => Some(certificate),

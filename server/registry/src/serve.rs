@@ -30,9 +30,31 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    certificate: Option<Certificate>,
+    certificate: watch::Sender<Option<Certificate>>,
     router: Router,
     shared: Arc<Shared>,
+}
+
+/// Replaces the certificate of a server that runs.
+#[derive(Clone)]
+pub struct CertificateSlot(watch::Sender<Option<Certificate>>);
+
+impl CertificateSlot {
+    /// New connections get this certificate; those that there are go on with theirs. A server without TLS stays so.
+    pub fn replace(&self, certificate: Certificate) {
+        self.0.send_if_modified(|served| {
+            let has_one = served.is_some();
+            if has_one {
+                *served = Some(certificate);
+            }
+            has_one
+        });
+    }
+
+    /// The fingerprint of the one that new connections get; `None` without TLS.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.0.borrow().as_ref().map(Certificate::fingerprint)
+    }
 }
 
 impl Server {
@@ -46,7 +68,7 @@ impl Server {
         Self {
             listener,
             address,
-            certificate,
+            certificate: watch::Sender::new(certificate),
             router,
             shared,
         }
@@ -59,7 +81,13 @@ impl Server {
 
     /// The fingerprint of its certificate, to be printed; `None` without TLS.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        self.certificate.as_ref().map(Certificate::fingerprint)
+        let certificate = self.certificate.borrow();
+        certificate.as_ref().map(Certificate::fingerprint)
+    }
+
+    /// Where its certificate can be replaced while it runs.
+    pub fn certificate_slot(&self) -> CertificateSlot {
+        CertificateSlot(self.certificate.clone())
     }
 
     /// Serves until `stop` is ready. Then it accepts no more, gives requests on their way `grace` to
@@ -107,7 +135,7 @@ impl Server {
         stopped: watch::Receiver<()>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (router, shared) = (self.router.clone(), Arc::clone(&self.shared));
-        let tls = self.certificate.as_ref().map(Certificate::config);
+        let tls = self.certificate.borrow().as_ref().map(Certificate::config);
         async move {
             let _counted = Counted::new(&shared);
             // Heads and small bodies go out at once; a failure here costs only delay.

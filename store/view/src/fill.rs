@@ -2,6 +2,7 @@
 //! waits, all that its plan names, so that a guest soon depends on no registry.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,7 +102,8 @@ pub enum FillState {
 
 /// Fills the cache of a host from one source, for all its views together.
 pub struct Filler {
-    settings: FillSettings,
+    rate: watch::Sender<FillRate>,
+    after_failure: Duration,
     requests: Arc<Semaphore>,
     /// Boot sets on their way.
     boot_sets: Ongoing,
@@ -113,10 +115,29 @@ impl Filler {
     /// A filler for one source.
     pub fn new(settings: FillSettings) -> Self {
         Self {
-            settings,
+            rate: watch::Sender::new(settings.rate),
+            after_failure: settings.after_failure,
             requests: Arc::new(Semaphore::new(REQUESTS)),
             boot_sets: Ongoing::new(),
             next: Mutex::new(None),
+        }
+    }
+
+    /// Sets another rate. Fills on their way go on with it, or end where it is [`FillRate::Off`].
+    pub fn set_rate(&self, rate: FillRate) {
+        // What the rate before has put off may begin.
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.rate.send_replace(rate);
+    }
+
+    /// Resolves when a rate was set after this call, be it the same: what ended may be begun again.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut rate = self.rate.subscribe();
+        async move {
+            if rate.changed().await.is_err() {
+                // Nobody is left who could.
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -124,9 +145,11 @@ impl Filler {
     /// only while no read waits for one. A source that fails is asked again later, without end: dropping the
     /// future ends the fill, and the next goes on where this one was.
     pub async fn fill(&self, view: &View, state: &watch::Sender<FillState>) {
-        let ended = match self.settings.rate {
-            FillRate::Off => FillState::Off,
-            _ => self.bring_all(view, state).await,
+        let mut rate = self.rate.subscribe();
+        let ended = tokio::select! {
+            biased;
+            _ = rate.wait_for(|rate| *rate == FillRate::Off) => FillState::Off,
+            ended = self.bring_all(view, state) => ended,
         };
         state.send_replace(ended);
     }
@@ -149,7 +172,7 @@ impl Filler {
                     Ok(Room::Full) => return FillState::CacheFull,
                     Err(error) => {
                         state.send_replace(FillState::Waiting(with_causes(&error)));
-                        tokio::time::sleep(self.settings.after_failure).await;
+                        tokio::time::sleep(self.after_failure).await;
                     }
                 }
                 missing.retain(|id| !view.reader().cache().contains(id));
@@ -254,17 +277,23 @@ impl Filler {
 
     /// Waits until a batch may begin.
     async fn pace(&self, batch: &Batch) {
-        let FillRate::PerSecond(rate) = self.settings.rate else {
-            return;
-        };
-        let takes = Duration::from_secs_f64(batch.stored_bytes() as f64 / rate.get() as f64);
-        let begin = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let begin = next.map_or_else(Instant::now, |next| next.max(Instant::now()));
-            *next = Some(begin + takes);
-            begin
-        };
-        tokio::time::sleep_until(begin).await;
+        let mut rate = self.rate.subscribe();
+        loop {
+            let FillRate::PerSecond(per_second) = *rate.borrow_and_update() else {
+                return;
+            };
+            let takes = batch.stored_bytes() as f64 / per_second.get() as f64;
+            let begin = {
+                let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+                let begin = next.map_or_else(Instant::now, |next| next.max(Instant::now()));
+                *next = Some(begin + Duration::from_secs_f64(takes));
+                begin
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(begin) => return,
+                _ = rate.changed() => {}
+            }
+        }
     }
 }
 

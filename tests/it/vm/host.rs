@@ -123,13 +123,19 @@ impl Vms {
             .collect()
     }
 
-    /// Kills the process of a machine.
-    pub(crate) fn kill_machine(&self, name: &str) -> Result<()> {
+    /// The process of a machine.
+    pub(crate) fn machine_pid(&self, name: &str) -> Result<Pid> {
         let pids = self.machine_pids();
         let found = pids.iter().find(|(of, _)| of == name);
         let (_, pid) = found.with_context(|| format!("the process of {name}"))?;
-        kill_process(*pid, Signal::KILL)?;
-        wait_for_end(*pid)
+        Ok(*pid)
+    }
+
+    /// Kills the process of a machine.
+    pub(crate) fn kill_machine(&self, name: &str) -> Result<()> {
+        let pid = self.machine_pid(name)?;
+        kill_process(pid, Signal::KILL)?;
+        wait_for_end(pid)
     }
 
     /// Fails if there is an instance, a machine, or a file of one.

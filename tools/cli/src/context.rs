@@ -7,7 +7,7 @@ use std::{env, fs};
 
 use anyhow::Context as _;
 use clap::Args;
-use shale_client::{Address, AddressError, Settings, Trust};
+use shale_client::{Address, AddressError, Settings as ClientSettings, Trust};
 use shale_files::{DirFiles, LockError};
 use shale_hostd::api::{Credentials, Repository};
 use shale_hostd::{Composer, HostDirs, Image, Place, boot_id, private_dir, registry_url};
@@ -22,6 +22,8 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Format, bytes, note, parse_bytes};
 use crate::patience::{Patience, Patient, PatientSink};
 use crate::progress::ProgressMode;
+use crate::settings::{Flags, Settings, SettingsError};
+use crate::system::System;
 
 /// Caches beside the host's, for commands that run while the host service has that one: more than people start at
 /// once. Together they may be as large as the host's.
@@ -46,9 +48,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "SHALE_CACHE", value_name = "DIR")]
     cache: Option<PathBuf>,
     /// Most bytes that the chunk cache takes
+    ///
+    /// 10G unless a file of settings says otherwise.
     #[arg(long, global = true, env = "SHALE_CACHE_SIZE", value_name = "SIZE",
-        default_value = "10G", value_parser = parse_bytes)]
-    cache_size: u64,
+        value_parser = parse_bytes)]
+    cache_size: Option<u64>,
     /// How data is printed
     #[arg(
         long,
@@ -112,15 +116,25 @@ impl Global {
     }
 }
 
-/// The global options, with defaults filled in.
+/// The global options, with those of files and defaults filled in.
 pub(crate) struct Context {
     pub(crate) global: Global,
+    /// What the files of settings say.
+    pub(crate) settings: Settings,
+    /// Settings that the command line has as flags.
+    pub(crate) flags: Flags,
     pub(crate) dirs: HostDirs,
+    pub(crate) system: System,
     pub(crate) runtime: Runtime,
 }
 
 impl Context {
-    pub(crate) fn new(global: Global) -> anyhow::Result<Self> {
+    pub(crate) fn new(global: Global, flags: Flags, system: System) -> anyhow::Result<Self> {
+        let mut settings = Settings::load().map_err(SettingsError::failure)?;
+        if let Some(repository) = &global.repository {
+            settings.without_credentials_unless_for(repository);
+        }
+        let global = with_files(global, &settings)?;
         let root = nix::unistd::geteuid().is_root();
         let pick = |given: &Option<PathBuf>, system: &str, variable: &str, home: &str| {
             let of_user = || {
@@ -154,9 +168,18 @@ impl Context {
         let runtime = Runtime::new().context("start threads")?;
         Ok(Self {
             global,
+            settings,
+            flags,
             dirs,
+            system,
             runtime,
         })
+    }
+
+    /// What the cache takes at most, with `settings` as they are now.
+    pub(crate) fn cache_settings(&self, settings: &Settings) -> anyhow::Result<CacheSettings> {
+        let cap_bytes = settings.pick(self.global.cache_size, "cache-size", parse_bytes)?;
+        Ok(CacheSettings { cap_bytes })
     }
 
     /// The repository that commands work on, unless a reference names a registry.
@@ -207,25 +230,28 @@ impl Context {
         };
         add("--state", self.dirs.state.as_os_str());
         add("--cache", self.dirs.cache.as_os_str());
-        add("--cache-size", self.global.cache_size.to_string().as_ref());
+        if let Some(bytes) = self.global.cache_size {
+            add("--cache-size", bytes.to_string().as_ref());
+        }
         arguments
     }
 
     /// The host's chunk cache, which no other process may use.
     pub(crate) fn cache(&self) -> anyhow::Result<Arc<Cache>> {
-        open_cache(&self.dirs.chunks(), self.global.cache_size)
+        open_cache(&self.dirs.chunks(), self.cache_settings(&self.settings)?)
     }
 
     /// A chunk cache for a command. Where another process has the host's, mostly the host service, it is a
     /// smaller one beside it, which stays for the next such command.
     fn cache_of_command(&self) -> anyhow::Result<Arc<Cache>> {
         let mut opened = self.cache();
+        let whole = self.cache_settings(&self.settings)?.cap_bytes;
         for number in 1..=CACHES_BESIDE {
             match &opened {
                 Err(error) if is_held(error) => {
-                    let bytes = self.global.cache_size / u64::from(CACHES_BESIDE);
+                    let cap_bytes = (whole / u64::from(CACHES_BESIDE)).max(MIN_CAP_BYTES);
                     let dir = self.dirs.chunks_beside(number);
-                    opened = open_cache(&dir, bytes.max(MIN_CAP_BYTES));
+                    opened = open_cache(&dir, CacheSettings { cap_bytes });
                 }
                 _ => break,
             }
@@ -315,7 +341,7 @@ impl Places {
             token_file,
             fingerprint,
         } = &repository.credentials;
-        let mut settings = Settings::new(repository.address.parse()?);
+        let mut settings = ClientSettings::new(repository.address.parse()?);
         if let Some(path) = token_file {
             let token = fs::read_to_string(path);
             let token = token.with_context(|| format!("read the token `{}`", path.display()))?;
@@ -339,10 +365,27 @@ fn local(address: &str) -> anyhow::Result<&Path> {
     Ok(path)
 }
 
-fn open_cache(dir: &Path, cap_bytes: u64) -> anyhow::Result<Arc<Cache>> {
+/// The options of the command line, and those of the files where it has none.
+fn with_files(global: Global, settings: &Settings) -> anyhow::Result<Global> {
+    let fingerprint = match settings.text("fingerprint") {
+        Some(text) => Some(text.parse()?),
+        None => None,
+    };
+    let text = |key| settings.text(key).map(str::to_owned);
+    Ok(Global {
+        repository: global.repository.or_else(|| text("repository")),
+        token_file: global.token_file.or_else(|| settings.path("token-file")),
+        fingerprint: global.fingerprint.or(fingerprint),
+        state: global.state.or_else(|| settings.path("state")),
+        cache: global.cache.or_else(|| settings.path("cache")),
+        ..global
+    })
+}
+
+fn open_cache(dir: &Path, settings: CacheSettings) -> anyhow::Result<Arc<Cache>> {
     private_dir(dir).with_context(|| format!("make `{}`", dir.display()))?;
     let files = Arc::new(DirFiles::open(dir)?);
-    Ok(Arc::new(Cache::open(files, CacheSettings { cap_bytes })?))
+    Ok(Arc::new(Cache::open(files, settings)?))
 }
 
 /// Whether a cache did not open because another process has it.

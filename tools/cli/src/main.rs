@@ -13,13 +13,17 @@ mod memory;
 mod output;
 mod patience;
 mod progress;
+mod settings;
+mod system;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::commands::Command;
 use crate::context::{Context, Global};
+use crate::settings::Flags;
+use crate::system::System;
 
 /// Deploys virtual machines from layered templates, lazily.
 ///
@@ -35,12 +39,22 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if matches!(cli.command, Command::Push(_) | Command::Server(_)) {
+    // Before there is another thread.
+    let system = System::take();
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    if matches!(
+        cli.command,
+        Command::Push(_) | Command::Server(_) | Command::Up(_)
+    ) {
         memory::keep_small();
     }
     let debug = cli.global.debug;
-    let done = Context::new(cli.global).and_then(|context| cli.command.run(&context));
+    let done = Context::new(cli.global, Flags::of(&matches), system)
+        .and_then(|context| cli.command.run(&context));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error, debug),

@@ -18,7 +18,7 @@ pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
 
 /// Version of everything in this file. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 5;
+pub const API_VERSION: u32 = 6;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;
@@ -67,6 +67,13 @@ pub enum Request {
     Pause {
         /// Its name.
         name: String,
+    },
+    /// Whether an instance starts by itself after a boot of the host.
+    Autostart {
+        /// Its name.
+        name: String,
+        /// Whether it does.
+        autostart: Autostart,
     },
     /// Let the processors of an instance run again.
     Resume {
@@ -135,6 +142,8 @@ pub struct Deploy {
     pub ports: Vec<Forward>,
     /// Seconds that a request of the guest may wait for content until the guest is paused; `None` for never.
     pub pause_after_seconds: Option<u64>,
+    /// Whether it starts by itself after a boot of the host.
+    pub autostart: Autostart,
     /// What to wait for.
     pub wait: Wait,
 }
@@ -148,6 +157,23 @@ pub struct CommitWish {
     pub reference: String,
     /// The repository that it goes to: the one that the instance is from.
     pub repository: Repository,
+}
+
+/// Whether an instance starts by itself after a boot of the host, if it ran before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Autostart {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+impl Autostart {
+    /// Whether it is on.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
 }
 
 /// A deployment that is thought about.
@@ -336,6 +362,11 @@ pub enum Stage {
 pub enum Outcome {
     /// There is nothing to say about it.
     Nothing,
+    /// The service ends.
+    Ending {
+        /// The number of its process, which is there until it has ended.
+        pid: u32,
+    },
     /// The instance, as it is now.
     Instance(Box<Instance>),
     /// All instances, in order of name.
@@ -557,6 +588,8 @@ pub struct Instance {
     /// Why, where there is a reason: a pause by an error, a damaged record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether it starts by itself after a boot of the host, if it ran before.
+    pub autostart: bool,
     /// The template's reference at deployment.
     pub reference: String,
     /// The template.

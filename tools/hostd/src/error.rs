@@ -32,6 +32,9 @@ pub enum HostError {
     /// There is no instance of this name.
     #[error("there is no virtual machine `{0}`")]
     NoInstance(String),
+    /// There is nothing on this machine that could start a machine.
+    #[error("no machine can be started here: {0}")]
+    NoHypervisor(String),
     /// There is an instance of this name already.
     #[error("there is a virtual machine `{0}` already")]
     Exists(String),
@@ -359,6 +362,9 @@ impl HostError {
             Self::NoInstance(_) => "`shale vm ls` lists what there is".into(),
             Self::Exists(name) => format!("choose another name, or `shale vm rm {name}`"),
             Self::NoTemplate { .. } => "`shale template ls` lists what there is".into(),
+            Self::NoHypervisor(_) => {
+                "install it; `shale doctor` shows what this machine can do".into()
+            }
             Self::NotPinned(_) => "`shale cache ls` shows what is".into(),
             Self::Bring(BringError::Full { .. }) => {
                 "`shale cache unpin` gives up what was pinned; --cache-size allows more".into()

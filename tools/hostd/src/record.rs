@@ -50,6 +50,12 @@ pub(crate) struct Record {
     /// Whether somebody has paused it and wants it to stay so.
     #[serde(default)]
     pub(crate) paused: bool,
+    /// Whether it starts by itself after a boot of the host.
+    #[serde(default)]
+    pub(crate) autostart: bool,
+    /// The boot of the host that its machine was last seen in, in hex; kept where it starts by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boot: Option<String>,
     /// Milliseconds from the command to the login prompt at its last start, without those in which reads waited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ready_millis: Option<u64>,
@@ -118,6 +124,7 @@ pub(crate) struct NewRecord {
     pub(crate) ports: Vec<Forward>,
     pub(crate) login: LoginRecord,
     pub(crate) pause_after_seconds: Option<u64>,
+    pub(crate) autostart: bool,
 }
 
 impl Record {
@@ -136,6 +143,8 @@ impl Record {
             login: new.login,
             pause_after_seconds: new.pause_after_seconds,
             paused: false,
+            autostart: new.autostart,
+            boot: None,
             ready_millis: None,
         }
     }
@@ -264,6 +273,7 @@ mod tests {
                     host_key: "ssh-ed25519 AAAA".into(),
                 },
                 pause_after_seconds: Some(10),
+                autostart: false,
             },
         );
         records.put(&name, &record).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
-use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix};
+use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix_for_group};
 use shale_view::{Disk, Failed, FillState, ImpatientDisk, Overlay, Trace, View, open_plan};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -57,14 +57,22 @@ impl Served {
         let (state, filled) = watch::channel(FillState::Running);
         let fill = runtime.spawn({
             let (filler, view) = (source.filler.clone(), view.clone());
-            async move { filler.fill(&view, &state).await }
+            async move {
+                loop {
+                    let changed = filler.changed();
+                    filler.fill(&view, &state).await;
+                    // Another rate, or a larger cache.
+                    changed.await;
+                }
+            }
         });
         let impatient = Arc::new(ImpatientDisk::new(disk.clone(), patience));
         let export = Export::new(impatient.clone(), Access::ReadWrite);
         let server = Server::new(Exports::single(export)?, Settings::default());
         let listener = {
             let _inside = runtime.enter();
-            listen_unix(socket)?
+            // Its directory says whose group that is.
+            listen_unix_for_group(socket)?
         };
         let (end, ended) = oneshot::channel();
         let server = runtime.spawn(async move {

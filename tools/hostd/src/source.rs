@@ -38,6 +38,8 @@ pub(crate) struct Source {
     pub(crate) composer: Composer,
     /// Brings what instances from here have not read yet.
     pub(crate) filler: Arc<Filler>,
+    /// Whether it is from elsewhere: what a fill would bring from this machine is here already.
+    is_remote: bool,
     /// What boots read, where that is kept.
     boots: Option<Arc<dyn BootSets>>,
     /// What it is being told of boots.
@@ -114,7 +116,7 @@ pub(crate) struct Sources {
     open: Arc<OpenPlace>,
     cache: Arc<Cache>,
     counters: Arc<Counters>,
-    fill: FillRate,
+    fill: Mutex<FillRate>,
     runtime: Handle,
     plans: PathBuf,
     /// One for each way to open a repository: with another token, a registry may show something else.
@@ -135,7 +137,7 @@ impl Sources {
             open: Arc::new(open),
             cache,
             counters,
-            fill,
+            fill: Mutex::new(fill),
             runtime,
             plans,
             opened: Mutex::default(),
@@ -169,6 +171,14 @@ impl Sources {
             _ => (self.open)(repository),
         };
         place.map_err(HostError::Place)
+    /// Fills at another rate from now on. What has ended for lack of room is begun again.
+    pub(crate) fn set_fill(&self, rate: FillRate) {
+        // First held as in `get`, so that no source is opened with the rate before.
+        let known = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.fill.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+        for source in known.values().filter(|source| source.is_remote) {
+            source.filler.set_rate(rate);
+        }
     }
 
     /// What reads `repository`. Blocks.
@@ -179,10 +189,10 @@ impl Sources {
             return Ok(source.clone());
         }
         let place = (self.open)(repository).map_err(HostError::Place)?;
-        let fill = match place {
-            // What a fill would bring is on this machine already.
-            Place::Local(_) => FillRate::Off,
-            Place::Remote { .. } => self.fill,
+        let is_remote = matches!(place, Place::Remote { .. });
+        let fill = match is_remote {
+            true => *self.fill.lock().unwrap_or_else(PoisonError::into_inner),
+            false => FillRate::Off,
         };
         let boots = place.boot_sets();
         let (catalog, fetch, boots): Seams = match repository.credentials.token_file {
@@ -214,6 +224,7 @@ impl Sources {
             boots,
             telling: Mutex::default(),
             filler: Arc::new(Filler::new(FillSettings::at(fill))),
+            is_remote,
         });
         known.insert(repository.clone(), source.clone());
         Ok(source)

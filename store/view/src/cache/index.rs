@@ -76,13 +76,20 @@ impl Index {
     pub(super) fn new(cap: u64, segment_bytes: u64) -> Self {
         Self {
             cap,
-            segment_bytes: segment_bytes.min(cap / 4),
+            segment_bytes: largest_segment(cap, segment_bytes),
             chunks: HashMap::new(),
             pins: HashMap::new(),
             segments: BTreeMap::new(),
             bytes: 0,
             next: 0,
         }
+    }
+
+    /// Sets another cap; the segments to remove so that what is there fits under it, as far as it is not pinned.
+    pub(super) fn resize(&mut self, cap: u64, segment_bytes: u64) -> Vec<SegmentNo> {
+        self.cap = cap;
+        self.segment_bytes = largest_segment(cap, segment_bytes);
+        self.shrink()
     }
 
     /// Takes up a segment found on disk: its chunks are to be verified at first use.
@@ -329,6 +336,11 @@ impl Index {
     pub(super) fn chunks(&self) -> usize {
         self.chunks.len()
     }
+}
+
+/// So that four fit under the cap.
+fn largest_segment(cap: u64, segment_bytes: u64) -> u64 {
+    segment_bytes.min(cap / 4)
 }
 
 #[cfg(test)]

@@ -109,6 +109,23 @@ impl Cache {
         })
     }
 
+    /// Sets another cap. What is more leaves at once, but for what is pinned.
+    ///
+    /// # Errors
+    /// [`CacheError::TooSmall`]; then the cap is as it was.
+    pub fn resize(&self, settings: CacheSettings) -> Result<(), CacheError> {
+        if settings.cap_bytes < MIN_CAP_BYTES {
+            return Err(CacheError::TooSmall(settings.cap_bytes));
+        }
+        let mut state = self.state();
+        let gone = state.index.resize(settings.cap_bytes, SEGMENT_BYTES);
+        for no in gone {
+            state.open.remove(&no);
+            remove_segment(&*self.files, no);
+        }
+        Ok(())
+    }
+
     /// Fills `buffer` with the bytes of chunk `id` from `offset`, if the cache has it; the part must
     /// lie inside the chunk. A chunk that fails its hash at first use is forgotten.
     pub fn read(&self, id: &ChunkId, offset: u32, buffer: &mut [u8]) -> bool {

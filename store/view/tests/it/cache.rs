@@ -46,6 +46,33 @@ fn on_disk(files: &dyn Files) -> u64 {
 }
 
 #[test]
+fn a_cache_grows_and_shrinks_while_it_is_used() {
+    let files = Arc::new(MemoryFiles::new());
+    let cache = Cache::open(files.clone(), SETTINGS).unwrap();
+    let larger = CacheSettings {
+        cap_bytes: 4 * MIN_CAP_BYTES,
+    };
+    cache.resize(larger).unwrap();
+    let put = |n| cache.store(ChunkId::of(&bytes_of(n)), &bytes_of(n));
+    (0..200).for_each(put);
+    assert!((0..200).all(|n| has(&cache, n)), "all have room");
+    cache.pin([ChunkId::of(&bytes_of(0))]);
+    let too_small = CacheSettings { cap_bytes: 1 << 20 };
+    let refused = cache.resize(too_small);
+    assert!(matches!(refused, Err(CacheError::TooSmall(_))));
+    assert_eq!(cache.usage().cap_bytes, larger.cap_bytes);
+
+    cache.resize(SETTINGS).unwrap();
+    assert!(on_disk(&*files) <= MIN_CAP_BYTES);
+    assert!(has(&cache, 0), "what is pinned stays");
+    // Its segment is as large as the cache is now.
+    cache.unpin([ChunkId::of(&bytes_of(0))]);
+    (200..300).for_each(put);
+    assert!(on_disk(&*files) <= MIN_CAP_BYTES);
+    assert!(has(&cache, 299) && !has(&cache, 0));
+}
+
+#[test]
 fn the_files_never_exceed_the_cap() {
     let files = Arc::new(MemoryFiles::new());
     let cache = Cache::open(files.clone(), SETTINGS).unwrap();

@@ -104,6 +104,31 @@ async fn a_fill_keeps_to_its_rate() {
 }
 
 #[tokio::test]
+async fn a_fill_takes_up_another_rate() {
+    let slow = FillRate::PerSecond(NonZeroU64::new(1).unwrap());
+    let filler = Filler::new(FillSettings::at(slow));
+    let state = watch::Sender::new(FillState::Off);
+    filler.fill(&Fixture::new().view(), &state).await;
+    assert_eq!(*state.borrow(), FillState::Whole, "the first batch begins");
+
+    let fixture = Fixture::new();
+    let view = fixture.view();
+    let changed = filler.changed();
+    let off = async { filler.set_rate(FillRate::Off) };
+    // The second would wait for hours.
+    tokio::join!(filler.fill(&view, &state), off);
+    assert_eq!(*state.borrow(), FillState::Off);
+    assert_eq!(fixture.source.reads.load(SeqCst), 0);
+    changed.await;
+
+    filler.set_rate(slow);
+    filler.fill(&Fixture::new().view(), &state).await;
+    let all = async { filler.set_rate(FillRate::Unlimited) };
+    tokio::join!(filler.fill(&view, &state), all);
+    assert_eq!(*state.borrow(), FillState::Whole);
+}
+
+#[tokio::test]
 async fn a_fill_never_makes_room() {
     let fixture = Fixture::new();
     let view = fixture.view();

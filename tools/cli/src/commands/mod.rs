@@ -2,10 +2,12 @@
 
 mod cache;
 mod completion;
+mod config;
 mod doctor;
 mod export;
 mod host;
 mod layer;
+mod man;
 mod mount;
 mod nbd;
 mod push;
@@ -13,11 +15,14 @@ mod server;
 mod template;
 mod token;
 mod umount;
+mod up;
 mod vm;
 
 use clap::Subcommand;
 
 use crate::context::Context;
+
+pub(crate) use host::parse_fill_rate;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -46,8 +51,13 @@ pub(crate) enum Command {
     Deploy(Box<vm::Deploy>),
     /// List virtual machines: short for `vm ls`
     Ps(vm::Ls),
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    Up(up::Up),
     Doctor(doctor::Doctor),
     Completion(completion::Completion),
+    #[command(hide = true)]
+    Man(man::Man),
 }
 
 impl Command {
@@ -68,7 +78,10 @@ impl Command {
             Command::Precache(precache) => precache.run(context),
             Command::Deploy(deploy) => deploy.run(context),
             Command::Ps(ls) => ls.run(context),
+            Command::Up(up) => up.run(context),
+            Command::Config(config) => config.run(context),
             Command::Doctor(doctor) => doctor.run(context),
+            Command::Man(man) => man.run(),
             Command::Completion(completion) => {
                 completion.run();
                 Ok(())

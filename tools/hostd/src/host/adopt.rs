@@ -17,6 +17,14 @@ use super::replace::sweep;
 use super::snapshots::take_up_snapshots;
 use super::{Host, remove_dir};
 
+/// What an instance has that an earlier service left.
+enum Found {
+    /// A machine, or nobody knows.
+    Machine,
+    /// No machine.
+    NoMachine,
+}
+
 /// What a look at an instance found.
 enum Look {
     Well,
@@ -41,9 +49,13 @@ impl Host {
                     continue;
                 }
                 Ok(Some(record)) => {
+                    let starts = Self::starts_by_itself(&record);
                     let _ = take_up_snapshots(&instance);
                     instance.live().record = Some(record);
-                    self.adopt(&instance);
+                    let found = self.adopt(&instance);
+                    if let (true, Found::NoMachine) = (starts, found) {
+                        Self::note_waiting(&instance);
+                    }
                     let (record, trouble) = {
                         let live = instance.live();
                         (live.record.clone(), live.trouble.clone())
@@ -61,26 +73,32 @@ impl Host {
     }
 
     /// Takes over the machine of an instance, if it runs. Blocks.
-    fn adopt(&self, instance: &Instance) {
+    fn adopt(&self, instance: &Instance) -> Found {
         let Some(record) = instance.live().record.clone() else {
-            return;
+            return Found::Machine;
         };
         let found = self.driver.attach(&instance.paths.vm_files());
         let taken = match found {
-            Ok(None) => return,
+            Ok(None) => return Found::NoMachine,
             Ok(Some(vm)) => self.take_over(instance, &vm, record).map(|disk| (vm, disk)),
             Err(error) => Err(error.into()),
         };
-        let mut live = instance.live();
-        match taken {
-            Ok((vm, disk)) => {
-                live.vm = Some(vm);
-                live.disk = disk;
-                live.holds_ports = true;
-                live.trouble = None;
+        let (vm, disk) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                instance.live().trouble = Some(error.failure().message);
+                return Found::Machine;
             }
-            Err(error) => live.trouble = Some(error.failure().message),
+        };
+        {
+            let mut live = instance.live();
+            live.vm = Some(vm);
+            live.disk = disk;
+            live.holds_ports = true;
+            live.trouble = None;
         }
+        self.note_boot(instance);
+        Found::Machine
     }
 
     /// Offers the disk of a machine that runs, where it has to be. Blocks.
@@ -152,7 +170,7 @@ impl Host {
                 let _ = self.let_go_on(instance, &vm);
                 let _ = self.look_at_stall(instance, &vm);
             }
-            None if phase == Some(Phase::Started) => self.adopt(instance),
+            None if phase == Some(Phase::Started) => drop(self.adopt(instance)),
             None => {}
         }
         Look::Well
@@ -160,19 +178,24 @@ impl Host {
 
     /// Closes what an instance has whose machine ended, and keeps that it is stopped.
     pub(super) async fn settle(self: &Arc<Self>, instance: &Arc<Instance>) {
+        let closed = self.let_go(instance).await;
+        let kept = self.keep_phase(instance, Phase::Stopped).await;
+        if let Err(error) = closed.and(kept) {
+            instance.live().trouble = Some(error.failure().message);
+        }
+    }
+
+    /// Closes what an instance has whose machine ended.
+    pub(super) async fn let_go(self: &Arc<Self>, instance: &Arc<Instance>) -> HostResult<()> {
         let disk = {
             let mut live = instance.live();
             live.vm = None;
             live.holds_ports = false;
             live.disk.take()
         };
-        let closed = match disk {
+        match disk {
             Some(disk) => disk.close().await,
             None => Ok(()),
-        };
-        let kept = self.keep_phase(instance, Phase::Stopped).await;
-        if let Err(error) = closed.and(kept) {
-            instance.live().trouble = Some(error.failure().message);
         }
     }
 

@@ -44,6 +44,7 @@ impl Host {
         if let Some(port) = published_twice(&wish.ports) {
             return Err(HostError::PortTwice(port));
         }
+        self.check_hypervisor().await?;
         let before = self.reads();
         let instance = Arc::new(Instance::new(name, &self.dirs));
         let attempt = Attempt::new(&instance, wish.wait, progress);
@@ -228,6 +229,7 @@ impl Host {
                 ports: wish.ports.clone(),
                 login,
                 pause_after_seconds: wish.pause_after_seconds,
+                autostart: wish.autostart.is_on(),
             },
         ))
     }

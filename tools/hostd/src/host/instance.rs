@@ -46,6 +46,8 @@ pub(super) struct Live {
     pub(super) holds_ports: bool,
     /// What its disk was at other times.
     pub(super) snapshots: BTreeMap<InstanceName, Snapshot>,
+    /// Why an instance does not run yet that starts by itself.
+    pub(super) waits_to_start: Option<String>,
     /// Why the instance is not what its record says.
     pub(super) trouble: Option<String>,
 }

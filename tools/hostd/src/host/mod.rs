@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attempt;
+mod autostart;
 mod cached;
 mod commit;
 mod deploy;
@@ -23,12 +24,13 @@ mod stop;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use shale_files::{DirFiles, FilePath, IfHeld, Lock, LockFiles, LockKind};
 use shale_hvplug::Driver;
-use shale_view::{Cache, Counters, FillRate};
+use shale_view::{Cache, CacheError, CacheSettings, Counters, FillRate};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -84,6 +86,8 @@ pub struct Host {
     making_key: Mutex<()>,
     /// Held from looking for free ports until it can be seen whose they are.
     choosing_port: Mutex<()>,
+    /// Whether there was no hypervisor when it was last looked for.
+    lacks_hypervisor: AtomicBool,
     end: watch::Sender<bool>,
     _lock: Lock,
 }
@@ -98,6 +102,12 @@ impl Progress {
     pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>) -> Self {
         let begun = Instant::now();
         Self { begun, answers }
+    }
+
+    /// Tells nobody.
+    fn unheard() -> Self {
+        let (answers, _) = mpsc::unbounded_channel();
+        Self::new(answers)
     }
 
     fn stage(&self, stage: Stage) {
@@ -149,6 +159,7 @@ impl Host {
             runtime.clone(),
             dirs.plans(),
         );
+        let lacks_hypervisor = parts.driver.capabilities().missing.is_some();
         let host = Arc::new(Self {
             records: Records::open(dirs.instances())?,
             dirs,
@@ -160,6 +171,7 @@ impl Host {
             pins: Mutex::default(),
             making_key: Mutex::default(),
             choosing_port: Mutex::default(),
+            lacks_hypervisor: AtomicBool::new(lacks_hypervisor),
             end: watch::Sender::new(false),
             _lock: lock,
         });
@@ -180,7 +192,12 @@ impl Host {
                 let _ = logs::rotate(&self.dirs.host_log());
             }
         };
+        let start = async {
+            self.start_what_waits().await;
+            std::future::pending().await
+        };
         tokio::select! {
+            () = start => {}
             () = shutdown => {}
             _ = ended.wait_for(|ended| *ended) => {}
             () = look => {}
@@ -190,6 +207,16 @@ impl Host {
         let mut closing: JoinSet<()> = self.all().into_iter().map(Self::close).collect();
         while closing.join_next().await.is_some() {}
         self.sources.tell_all().await;
+    }
+
+    /// Changes what can be changed while it runs: how fast content is brought here, and how large the cache is. Blocks.
+    ///
+    /// # Errors
+    /// The cache cannot be so small. Then nothing has changed.
+    pub fn reload(&self, fill: FillRate, cache: CacheSettings) -> Result<(), CacheError> {
+        self.sources.cache().resize(cache)?;
+        self.sources.set_fill(fill);
+        Ok(())
     }
 
     /// Resolves when the host ends.
@@ -221,6 +248,9 @@ impl Host {
                 self.stop(&name(&n)?, limit, then, progress).await
             }
             Request::Pause { name: n } => self.pause(&name(&n)?).await,
+            Request::Autostart { name: n, autostart } => {
+                self.set_autostart(&name(&n)?, autostart).await
+            }
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
@@ -237,7 +267,8 @@ impl Host {
             Request::Cache => self.blocking(|host| host.show_cache()).await,
             Request::End => {
                 self.end.send_replace(true);
-                Ok(Outcome::Nothing)
+                let pid = std::process::id();
+                Ok(Outcome::Ending { pid })
             }
         }
     }

@@ -70,10 +70,13 @@ impl Host {
     }
 
     fn show_blocking(&self, instance: &Instance) -> HostResult<api::Instance> {
-        let (record, vm, trouble) = {
+        let (record, vm, trouble, waits) = {
             let live = instance.live();
-            (live.record.clone(), live.vm.clone(), live.trouble.clone())
+            let waits = live.waits_to_start.clone();
+            let trouble = live.trouble.clone();
+            (live.record.clone(), live.vm.clone(), trouble, waits)
         };
+        let waits = waits.map(|reason| format!("starts by itself: {reason}"));
         let name = instance.name.to_string();
         let record = record.ok_or_else(|| match trouble.clone() {
             Some(reason) => HostError::Record {
@@ -89,7 +92,8 @@ impl Host {
         Ok(api::Instance {
             name,
             state,
-            reason: trouble.or(reason),
+            reason: waits.or(trouble).or(reason),
+            autostart: record.autostart,
             reference: record.origin.reference,
             template: record.origin.template,
             plan: record.origin.plan,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -94,11 +95,12 @@ impl Host {
         begun
     }
 
-    async fn begin_or_fail(
+    pub(super) async fn begin_or_fail(
         self: &Arc<Self>,
         instance: &Arc<Instance>,
         attempt: &Attempt,
     ) -> HostResult<ConsoleStart> {
+        self.check_hypervisor().await?;
         let (this, patience) = (instance.clone(), attempt.patience.clone());
         let prepared = self.blocking(move |host| host.prepare(&this, patience));
         let record = self
@@ -108,6 +110,21 @@ impl Host {
         let this = instance.clone();
         self.blocking(move |host| host.start_machine(&this, &record))
             .await
+    }
+
+    /// Fails where no machine can be started. One that is installed while the service runs is found.
+    pub(super) async fn check_hypervisor(self: &Arc<Self>) -> HostResult<()> {
+        if !self.lacks_hypervisor.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let missing = self.blocking(|host| Ok(host.driver.capabilities().missing));
+        match missing.await? {
+            Some(missing) => Err(HostError::NoHypervisor(missing)),
+            None => {
+                self.lacks_hypervisor.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+        }
     }
 
     /// Ports, disk and kernel of an instance. Blocks.
@@ -168,9 +185,12 @@ impl Host {
             files,
         };
         let vm = self.driver.start(&machine)?;
-        let mut live = instance.live();
-        live.vm = Some(vm);
-        live.trouble = None;
+        {
+            let mut live = instance.live();
+            live.vm = Some(vm);
+            live.trouble = None;
+        }
+        self.note_boot(instance);
         // The machine has read them.
         let _ = remove_dir(&boot);
         Ok(console)

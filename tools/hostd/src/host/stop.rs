@@ -36,6 +36,7 @@ impl Host {
         progress: Progress,
     ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
+        self.stop_waiting(&instance).await?;
         if let Some(vm) = instance.vm() {
             progress.stage(Stage::ShutDown);
             // Not under the lock: somebody may lose patience and cut the power.

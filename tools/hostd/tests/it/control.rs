@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use shale_files::MemoryFiles;
 use shale_hostd::api::{
-    API_VERSION, Credentials, Deploy, FailureKind, LoginWish, MachineWish, Outcome, Repository,
-    Request, Until, Wait,
+    API_VERSION, Autostart, Credentials, Deploy, FailureKind, LoginWish, MachineWish, Outcome,
+    Repository, Request, Until, Wait,
 };
 use shale_hostd::*;
 use shale_hvplug::*;
@@ -26,7 +26,7 @@ impl Driver for NoDriver {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             driver: "none",
-            missing: Some("it does not exist".into()),
+            missing: None,
             accelerations: vec![],
         }
     }
@@ -174,6 +174,7 @@ fn requests_are_answered() {
 fn deployment(name: &str, repository: &str, limit_seconds: u64) -> Request {
     Request::Deploy(Box::new(Deploy {
         pause_after_seconds: None,
+        autostart: Autostart::Off,
         name: name.into(),
         reference: "demo/base".into(),
         repository: Repository {
@@ -257,7 +258,7 @@ fn a_deployment_that_fails_leaves_nothing() {
         "name": "web", "reference": "demo/base", "repository": { "address": "/nowhere", "credentials": {} },
         "login": { "user": null, "authorized_keys": [], "identity_file": null },
         "machine": { "memory_bytes": null, "cpus": null, "disk_bytes": null, "acceleration": "tcg" },
-        "ports": [], "wait": { "until": "started", "limit_seconds": 10 },
+        "ports": [], "autostart": "off", "wait": { "until": "started", "limit_seconds": 10 },
     } } });
     for _ in 0..2 {
         let answer = service.answer(format!("{call}\n").as_bytes());

@@ -6,6 +6,8 @@ use clap::Subcommand;
 
 use crate::context::Context;
 
+pub(crate) use run::{GRACE, RegistryOptions, RegistryService};
+
 /// Serve a repository to others
 #[derive(Debug, Subcommand)]
 pub(crate) enum Server {

@@ -12,20 +12,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shale_files::DirFiles;
 use shale_hostd::{Place, private_dir};
 use shale_registry::{
-    Admission, Answered, BindError, Certificate, Encryption, Observer, Registry, Settings,
-    TokenStore,
+    Admission, Answered, BindError, Certificate, CertificateSlot, Encryption, Observer, Registry,
+    Server, Settings as RegistrySettings, TokenStore,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpListener;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::note;
+use crate::settings::{Settings, SettingsError, parse_address, parse_switch};
+use crate::system::Signals;
 
 /// Serve the local repository over HTTP
 ///
 /// On loopback, anybody may read and write until there is a token. On other addresses it wants TLS and
 /// tokens: `shale token create` makes them; a certificate is given, or made and its fingerprint printed.
-/// Ends on SIGINT or SIGTERM, after the requests on their way.
+/// Ends on SIGINT or SIGTERM, after the requests on their way. On SIGHUP it reads its certificate again. A
+/// service manager may listen on its socket (LISTEN_FDS), and is told how it is (NOTIFY_SOCKET).
 ///
 /// Examples:
 ///   shale server run
@@ -35,8 +38,17 @@ use crate::output::note;
 #[command(verbatim_doc_comment)]
 pub(crate) struct Run {
     /// Address and port to listen on; port 0 is any free one
-    #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
-    listen: SocketAddr,
+    ///
+    /// 127.0.0.1:7070 unless a file of settings says otherwise; none if a service manager listens already.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    options: RegistryOptions,
+}
+
+/// What a registry can be told besides where it listens.
+#[derive(Debug, Args)]
+pub(crate) struct RegistryOptions {
     /// File to write the address to, once it listens
     #[arg(long, value_name = "FILE")]
     address_file: Option<PathBuf>,
@@ -58,10 +70,47 @@ pub(crate) struct Run {
 }
 
 /// Time that requests on their way get when the server ends.
-const GRACE: Duration = Duration::from_secs(20);
+pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
 impl Run {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        let (server, service) = RegistryService::open(context, self.listen, self.options)?;
+        context.runtime.block_on(async {
+            let signals = Signals::watch()?;
+            service.announce(context, &server)?;
+            let reload = || {
+                let settings = Settings::load().map_err(SettingsError::failure)?;
+                service.reload(&settings)?;
+                Ok(service.status())
+            };
+            let attend = context.system.attend(signals, service.status(), reload);
+            let ended = async {
+                attend.await;
+                context.system.stopping();
+            };
+            server.run(ended, GRACE).await;
+            Ok(())
+        })
+    }
+}
+
+/// A registry, for whoever runs it.
+pub(crate) struct RegistryService {
+    /// Where it is reached.
+    url: String,
+    certificate: CertificateSlot,
+    files: Arc<DirFiles>,
+    address: SocketAddr,
+    options: RegistryOptions,
+}
+
+impl RegistryService {
+    /// Opens the repository and listens. Blocks.
+    pub(crate) fn open(
+        context: &Context,
+        listen: Option<SocketAddr>,
+        options: RegistryOptions,
+    ) -> anyhow::Result<(Server, Self)> {
         let Place::Local(repository) = context.place_to_write(&[])? else {
             let text = "a registry serves a directory, not another registry";
             return Err(Failure::new(Exit::Usage, text).into());
@@ -71,65 +120,123 @@ impl Run {
         private_dir(state).with_context(|| format!("make `{}`", state.display()))?;
         let files = Arc::new(DirFiles::open(state)?);
         let tokens = TokenStore::new(files.clone(), Arc::new(Instant::now));
-        let admission = match self.insecure_no_auth {
+        let admission = match options.insecure_no_auth {
             true => Admission::InsecureNoAuth,
             // Refused below when others can reach it.
             false if tokens.list()?.is_empty() => Admission::OpenUntilTokens(Arc::new(tokens)),
             false => Admission::Tokens(Arc::new(tokens)),
         };
-        let mut settings = Settings::new(admission);
+        let mut settings = RegistrySettings::new(admission);
         settings.observer = Arc::new(Log);
         let registry = Registry::new(repository, settings)?;
-        let encryption = self.encryption(&files)?;
-        context.runtime.block_on(async {
-            let server = registry
-                .bind(self.listen, encryption)
-                .await
-                .map_err(hinted)?;
-            let scheme = if server.fingerprint().is_some() {
-                "https"
-            } else {
-                "http"
-            };
-            let url = format!("{scheme}://{}", server.address());
-            if !context.global.quiet {
-                note!("serving on {url}");
-                if let Some(fingerprint) = server.fingerprint() {
-                    note!("fingerprint {fingerprint}");
-                }
+        let given = context.system.tcp_listener();
+        let given = given.context("take over the socket that listens")?;
+        let address = match &given {
+            Some(listener) => listener.local_addr()?,
+            None => context
+                .settings
+                .pick(listen, "server.listen", parse_address)?,
+        };
+        let encryption = options.encryption(&context.settings, &files, address)?;
+        let server = context.runtime.block_on(async {
+            match given {
+                Some(listener) => registry.serve_on(TcpListener::from_std(listener)?, encryption),
+                None => registry.bind(address, encryption).await,
             }
-            if let Some(file) = &self.address_file {
-                let written = fs::write(file, url);
-                written.with_context(|| format!("write `{}`", file.display()))?;
-            }
-            let mut terminate = signal(SignalKind::terminate()).context("watch signals")?;
-            let ended = async move {
-                tokio::select! {
-                    _ = tokio::signal::ctrl_c() => {}
-                    _ = terminate.recv() => {}
-                }
-            };
-            server.run(ended, GRACE).await;
-            Ok(())
-        })
+            .map_err(hinted)
+        })?;
+        let scheme = match server.fingerprint() {
+            Some(_) => "https",
+            None => "http",
+        };
+        let service = Self {
+            url: format!("{scheme}://{}", server.address()),
+            certificate: server.certificate_slot(),
+            files,
+            address,
+            options,
+        };
+        Ok((server, service))
     }
 
-    fn encryption(&self, files: &Arc<DirFiles>) -> anyhow::Result<Encryption> {
-        if let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) {
-            let read = |path: &PathBuf| {
-                fs::read(path).with_context(|| format!("read `{}`", path.display()))
-            };
-            let certificate = Certificate::from_pem(&read(chain)?, &read(key)?)?;
-            return Ok(Encryption::Tls(certificate));
+    /// Says where it is reached.
+    pub(crate) fn announce(&self, context: &Context, server: &Server) -> anyhow::Result<()> {
+        if !context.global.quiet {
+            note!("serving on {}", self.url);
+            if let Some(fingerprint) = server.fingerprint() {
+                note!("fingerprint {fingerprint}");
+            }
         }
-        if self.tls_self_signed {
-            let names = vec![self.listen.ip().to_string(), "localhost".to_owned()];
-            return Ok(Encryption::Tls(Certificate::self_signed(&**files, names)?));
+        if let Some(file) = &self.options.address_file {
+            let written = fs::write(file, &self.url);
+            written.with_context(|| format!("write `{}`", file.display()))?;
         }
-        Ok(match self.insecure_no_tls {
-            true => Encryption::InsecureNone,
-            false => Encryption::None,
-        })
+        Ok(())
+    }
+
+    /// What is served, and how, in a line.
+    pub(crate) fn status(&self) -> String {
+        match self.certificate.fingerprint() {
+            Some(fingerprint) => format!("serving on {}, fingerprint {fingerprint}", self.url),
+            None => format!("serving on {}", self.url),
+        }
+    }
+
+    /// Reads its certificate again. Tokens are read again without being told.
+    pub(crate) fn reload(&self, settings: &Settings) -> anyhow::Result<()> {
+        let encryption = self
+            .options
+            .encryption(settings, &self.files, self.address)?;
+        if let Encryption::Tls(certificate) = encryption {
+            self.certificate.replace(certificate);
+        }
+        Ok(())
+    }
+}
+
+impl RegistryOptions {
+    /// What the options say, or else the files of settings.
+    fn encryption(
+        &self,
+        settings: &Settings,
+        files: &Arc<DirFiles>,
+        address: SocketAddr,
+    ) -> anyhow::Result<Encryption> {
+        if self.insecure_no_tls {
+            return Ok(Encryption::InsecureNone);
+        }
+        let said = self.tls_cert.is_some() || self.tls_self_signed;
+        let (chain, key, self_signed) = match said {
+            true => (
+                self.tls_cert.clone(),
+                self.tls_key.clone(),
+                self.tls_self_signed,
+            ),
+            false => {
+                let key = "server.tls-self-signed";
+                let self_signed = settings.pick(None, key, parse_switch)?;
+                let path = |key| settings.path(key);
+                (path("server.tls-cert"), path("server.tls-key"), self_signed)
+            }
+        };
+        match (chain, key) {
+            (Some(chain), Some(key)) => {
+                let read = |path: &PathBuf| {
+                    fs::read(path).with_context(|| format!("read `{}`", path.display()))
+                };
+                let certificate = Certificate::from_pem(&read(&chain)?, &read(&key)?)?;
+                Ok(Encryption::Tls(certificate))
+            }
+            (None, None) if self_signed => {
+                let names = vec![address.ip().to_string(), "localhost".to_owned()];
+                Ok(Encryption::Tls(Certificate::self_signed(&**files, names)?))
+            }
+            (None, None) => Ok(Encryption::None),
+            _ => {
+                let text = "the settings have one of server.tls-cert and server.tls-key";
+                Err(Failure::new(Exit::Usage, text).hint("give both").into())
+            }
+        }
     }
 }
 
@@ -149,7 +256,7 @@ fn hinted(error: BindError) -> anyhow::Error {
     let hint = match &error {
         BindError::NeedsTls(_) => "--tls-self-signed makes a certificate; see --help",
         BindError::NeedsTokens(_) => "`shale token create NAME` makes one; see --help",
-        BindError::Address { .. } => return error.into(),
+        BindError::Address { .. } | BindError::Socket(_) => return error.into(),
     };
     Failure::new(Exit::Usage, error.to_string())
         .hint(hint)

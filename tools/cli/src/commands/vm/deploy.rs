@@ -5,7 +5,7 @@ use std::{env, fs};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use shale_hostd::api::{self, LoginWish, MachineWish, Request};
+use shale_hostd::api::{self, Autostart, LoginWish, MachineWish, Request};
 use shale_hvplug::{Acceleration, Forward};
 use shale_model::Reference;
 
@@ -70,6 +70,9 @@ pub(crate) struct Deploy {
     /// Seconds that a read may wait for content until the machine is paused; it goes on by itself
     #[arg(long, value_name = "SECONDS|never", default_value = "10", value_parser = parse_pause)]
     pause_after: PauseAfter,
+    /// Start the machine by itself after a boot of this host, if it ran before; `vm autostart` changes that
+    #[arg(long)]
+    autostart: bool,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -120,6 +123,10 @@ impl Deploy {
             },
             ports: self.publish,
             pause_after_seconds: self.pause_after.0,
+            autostart: match self.autostart {
+                true => Autostart::On,
+                false => Autostart::Off,
+            },
             wait: self.waiting.wish(),
         }));
         let outcome = call(context, request, show_stage(context))?;

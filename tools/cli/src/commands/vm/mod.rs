@@ -2,6 +2,7 @@
 
 mod commit;
 mod confirm;
+mod autostart;
 mod console;
 mod deploy;
 mod export;
@@ -41,6 +42,7 @@ pub(crate) enum Vm {
     Start(start::Start),
     Stop(stop::Stop),
     Restart(stop::Restart),
+    Autostart(autostart::AutostartCommand),
     Pause(pause::Pause),
     Resume(pause::Resume),
     Console(console::Console),
@@ -64,6 +66,7 @@ impl Vm {
             Vm::Start(start) => start.run(context),
             Vm::Stop(stop) => stop.run(context),
             Vm::Restart(restart) => restart.run(context),
+            Vm::Autostart(autostart) => autostart.run(context),
             Vm::Pause(pause) => pause.run(context),
             Vm::Resume(resume) => resume.run(context),
             Vm::Console(console) => console.run(context),
@@ -181,6 +184,7 @@ impl Row for Shown {
     const COLUMNS: &'static [&'static str] = &[
         "Name",
         "State",
+        "Autostart",
         "Template",
         "Machine",
         "Disk",
@@ -200,6 +204,7 @@ impl Row for Shown {
         vec![
             instance.name.clone(),
             state(instance),
+            if instance.autostart { "on" } else { "off" }.to_owned(),
             format!("{} {}", instance.reference, instance.template.short()),
             format!(
                 "{} processors, {}",

@@ -1,29 +1,30 @@
 //! `shale host`: the service that owns this host's cache, overlays and virtual machines.
 
+mod run;
+
 use std::fs::{self, File, OpenOptions};
-use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use shale_hostd::api::{Failure as HostFailure, FailureKind, Outcome, Request, StageReport};
-use shale_hostd::{CallError, Host, HostClient, HostParts, private_dir, serve_control};
-use shale_hvplug::{Driver, Qemu};
-use shale_nbd::listen_unix;
-use shale_view::{Counters, FillRate};
-use tokio::signal::unix::{SignalKind, signal};
+use shale_hostd::{CallError, HostClient, private_dir};
+use shale_hvplug::ProcessId;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::{note, parse_bytes};
+
+pub(crate) use run::{HostOptions, HostService, parse_fill_rate};
 
 /// How long a service in the background may take until it answers: it opens the cache and finds the
 /// machines that run.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a service may take to close its disks and tell registries of boots.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often a starting service is asked.
 const POLL: Duration = Duration::from_millis(20);
@@ -34,7 +35,7 @@ const SAID_BYTES: usize = 1000;
 /// The service of this host
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostCommand {
-    Run(Run),
+    Run(run::Run),
     Stop(StopService),
 }
 
@@ -43,93 +44,6 @@ impl HostCommand {
         match self {
             HostCommand::Run(run) => run.run(context),
             HostCommand::Stop(stop) => stop.run(context),
-        }
-    }
-}
-
-/// Run the service that virtual machines of this host are made and served by
-///
-/// `shale vm deploy` starts it in the background where it does not run. It ends on SIGINT or SIGTERM.
-/// Machines run on without it, their disks waiting, and are taken over by the next one, however it
-/// ended.
-///
-/// Examples:
-///   shale host run
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(crate) struct Run {
-    /// Leave the terminal's session
-    #[arg(long, hide = true)]
-    background: bool,
-    /// How fast the content of machines is brought here before they ask for it: bytes a second, `max` or `off`
-    ///
-    /// Reads of machines come first. The service that `shale vm deploy` starts takes it from the
-    /// environment.
-    #[arg(long, env = "SHALE_FILL_RATE", value_name = "SIZE|max|off",
-        default_value = "100M", value_parser = parse_fill_rate)]
-    fill_rate: FillRate,
-}
-
-impl Run {
-    fn run(self, context: &Context) -> anyhow::Result<()> {
-        if self.background {
-            // A session of its own: the end of a terminal does not reach it.
-            nix::unistd::setsid().context("begin a session")?;
-        }
-        let driver = Arc::new(Qemu::new());
-        let missing = driver.capabilities().missing;
-        if let Some(missing) = missing {
-            return Err(Failure::new(Exit::Failure, missing).into());
-        }
-        let places = context.places();
-        let handle = context.runtime.handle().clone();
-        let host = Host::open(HostParts {
-            dirs: context.dirs.clone(),
-            driver,
-            open_place: Box::new(move |repository| {
-                let opened = places.open(repository);
-                // So that the service sees which error it is.
-                opened.map_err(anyhow::Error::reallocate_into_boxed_dyn_error_without_backtrace)
-            }),
-            cache: context.cache()?,
-            counters: Arc::new(Counters::default()),
-            fill: self.fill_rate,
-            clock: SystemTime::now,
-            runtime: handle,
-        })?;
-        let socket = context.dirs.host_socket();
-        let uid = nix::unistd::geteuid().as_raw();
-        context.runtime.block_on(async {
-            let listener = listen_unix(&socket)?;
-            let mut terminate = signal(SignalKind::terminate()).context("watch signals")?;
-            note!("serving on {}", socket.display());
-            let control = tokio::spawn({
-                let host = host.clone();
-                async move { serve_control(host.clone(), listener, uid, host.ended()).await }
-            });
-            host.run(async move {
-                tokio::select! {
-                    _ = tokio::signal::ctrl_c() => {}
-                    _ = terminate.recv() => {}
-                }
-            })
-            .await;
-            // Nobody is accepted any more.
-            let _ = control.await;
-            // The socket stays, as nobody knows whose it is by now: the next service replaces one that nobody listens on.
-            anyhow::Ok(())
-        })
-    }
-}
-
-fn parse_fill_rate(text: &str) -> Result<FillRate, String> {
-    match text {
-        "off" => Ok(FillRate::Off),
-        "max" => Ok(FillRate::Unlimited),
-        size => {
-            let rate = NonZeroU64::new(parse_bytes(size)?);
-            let rate = rate.ok_or_else(|| "a rate of nothing is `off`".to_owned())?;
-            Ok(FillRate::PerSecond(rate))
         }
     }
 }
@@ -146,16 +60,18 @@ impl StopService {
             Err(CallError::NoService(_)) => return Ok(()),
             Err(error) => return Err(failure(error)),
         };
-        client.call(Request::End, |_| {}).map_err(failure)?;
-        let deadline = Instant::now() + READY_WITHIN;
-        while HostClient::connect(&socket).is_ok() {
-            if Instant::now() > deadline {
+        let outcome = client.call(Request::End, |_| {}).map_err(failure)?;
+        let Outcome::Ending { pid } = outcome else {
+            return Err(unexpected(&outcome));
+        };
+        // The socket is no sign: where a service manager listens on it, a connection starts the next service.
+        match ProcessId::of(pid).is_none_or(|service| service.wait(ENDS_WITHIN)) {
+            true => Ok(()),
+            false => {
                 let text = "the host service does not end";
-                return Err(Failure::new(Exit::Unavailable, text).into());
+                Err(Failure::new(Exit::Unavailable, text).into())
             }
-            sleep(POLL);
         }
-        Ok(())
     }
 }
 
