@@ -29,6 +29,7 @@ mod renewed;
 mod seed;
 mod served;
 mod source;
+mod supply;
 
 pub use client::{CallError, HostClient};
 pub use compose::{ComposeError, Composed, Composer, Image};
@@ -44,3 +45,4 @@ pub use place::{Place, PlaceError};
 pub use seed::SeedError;
 pub use shale_image::merge::{Conflict, IdKind, MergeNote};
 pub use source::{OpenPlace, registry_url};
+pub use supply::supply;

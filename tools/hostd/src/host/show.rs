@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use shale_hvplug::{Vm, VmState};
 use shale_model::PlanId;
-use shale_view::{FillState, open_plan};
+use shale_view::{FillState, SourceReport, SourceState, open_plan};
 
-use crate::api::{self, Damaged, Fill, InstanceState, Outcome, ShownDisk, ShownMachine, Ssh};
+use crate::api::{
+    self, Damaged, Fill, Hedges, InstanceState, Outcome, ShownDisk, ShownMachine, ShownSource,
+    ShownSourceState, Ssh,
+};
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
 use crate::record::{Phase, Record};
@@ -27,6 +30,22 @@ fn fill(state: FillState) -> Fill {
         FillState::Whole => Fill::Whole,
         FillState::CacheFull => Fill::CacheFull,
         FillState::Damaged(reason) => Fill::Damaged { reason },
+    }
+}
+
+fn source(report: SourceReport) -> ShownSource {
+    ShownSource {
+        url: report.name,
+        requests: report.requests,
+        bytes: report.bytes,
+        failures: report.failures,
+        state: match report.state {
+            SourceState::Asked => ShownSourceState::Asked,
+            SourceState::LeftAlone(time) => ShownSourceState::LeftAlone {
+                millis: time.as_millis() as u64,
+            },
+            SourceState::Probed => ShownSourceState::Probed,
+        },
     }
 }
 
@@ -138,9 +157,9 @@ impl Host {
         // What cannot be counted is shown as nothing: the instance may be of use without it.
         let (content_bytes, local_bytes) = self.local_share(record).unwrap_or((0, 0));
         let counters = self.sources.counters();
-        let (fill, stalled) = match &instance.live().disk {
-            Some(disk) => (fill(disk.filled()), disk.waits()),
-            None => (Fill::Off, false),
+        let (fill, stalled, sources) = match &instance.live().disk {
+            Some(disk) => (fill(disk.filled()), disk.waits(), disk.sources()),
+            None => (Fill::Off, false, Vec::new()),
         };
         ShownDisk {
             bytes: record.disk_bytes,
@@ -150,6 +169,11 @@ impl Host {
             fill,
             waited_seconds: counters.waited().as_secs_f64(),
             stall: stalled.then(|| self.stall_reason()),
+            sources: sources.into_iter().map(source).collect(),
+            hedges: Hedges {
+                sent: counters.hedges(),
+                won: counters.hedges_won(),
+            },
         }
     }
 

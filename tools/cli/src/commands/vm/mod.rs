@@ -16,8 +16,8 @@ mod stop;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use shale_hostd::api::{
-    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, Stage, StageReport,
-    Until, Wait,
+    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, ShownSourceState, Stage,
+    StageReport, Until, Wait,
 };
 
 use crate::commands::host::{call, unexpected};
@@ -163,7 +163,8 @@ struct Shown {
 
 impl Row for Shown {
     const COLUMNS: &'static [&'static str] = &[
-        "Name", "State", "Template", "Machine", "Disk", "Local", "SSH", "Ports", "Console", "Log",
+        "Name", "State", "Template", "Machine", "Disk", "Local", "Sources", "SSH", "Ports",
+        "Console", "Log",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -185,6 +186,7 @@ impl Row for Shown {
                 bytes(disk.written_bytes)
             ),
             local(disk),
+            sources(disk),
             format!("{}@127.0.0.1 port {}", instance.ssh.user, instance.ssh.port),
             ports(instance),
             instance.console.socket.display().to_string(),
@@ -222,6 +224,22 @@ fn local(disk: &ShownDisk) -> String {
         Fill::Damaged { reason } => format!("{share}% of {all}, {reason}"),
         Fill::Off | Fill::Running | Fill::Whole => format!("{share}% of {all}"),
     }
+}
+
+/// Where content comes from, how much came, and who is not asked now.
+fn sources(disk: &ShownDisk) -> String {
+    let sources = disk.sources.iter().map(|source| {
+        let came = format!("{} {}", source.url, bytes(source.bytes));
+        match source.state {
+            ShownSourceState::Asked => came,
+            ShownSourceState::LeftAlone { millis } => {
+                let seconds = millis.div_ceil(1000);
+                format!("{came} (failed, left alone for {seconds} s)")
+            }
+            ShownSourceState::Probed => format!("{came} (failed, to be tried again)"),
+        }
+    });
+    sources.collect::<Vec<_>>().join(", ")
 }
 
 fn ports(instance: &Instance) -> String {
