@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use harness::Shale;
+use harness::{Shale, run};
 
+use crate::registry::Registry;
 use crate::vm::Vms;
 
 /// A registry that lets nobody in, and remembers who knocked.
@@ -126,6 +127,34 @@ fn each_is_shown_its_token(own: &Closed, other: &Closed) -> Result<()> {
     }
     ensure!(own.tokens().is_empty(), "a registry that nobody named");
     Ok(())
+}
+
+#[test]
+fn a_mirror_is_shown_no_token() -> Result<()> {
+    let (home, shale, mirror) = (Shale::new()?, Shale::new()?, Closed::new()?);
+    let registry = Registry::start(&home, 0)?;
+    std::fs::write(shale.home().join("token"), "secret\n")?;
+    std::fs::create_dir(shale.home().join("tree"))?;
+    std::fs::write(shale.home().join("tree/file"), "content")?;
+    let reference = registry.name("test/tree");
+    let author = Shale::new()?;
+    run(author
+        .command()
+        .arg("push")
+        .arg(shale.home().join("tree"))
+        .arg(&reference))?;
+    let url = format!("http://{}", mirror.address);
+    mirror.during(|| {
+        let mut export = shale.command();
+        export.args(["--token-file", "token", "--mirror", &url]);
+        run(export.args(["export", &reference, "disk.raw"])).map(drop)
+    })?;
+    check(
+        &mirror,
+        None,
+        "a mirror of the registry that the token is for",
+    )?;
+    registry.server.terminate()
 }
 
 #[test]

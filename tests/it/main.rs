@@ -19,6 +19,7 @@ mod fill;
 mod hostile;
 mod kill;
 mod merge;
+mod mirrors;
 mod mount;
 mod nbd;
 mod oracle;

@@ -66,6 +66,11 @@ impl Registry {
         }
     }
 
+    /// Its URL.
+    pub(crate) fn url(&self) -> String {
+        self.url.clone()
+    }
+
     /// Its `host:port`.
     pub(crate) fn address(&self) -> &str {
         self.url.split_once("://").map_or(&*self.url, |url| url.1)

@@ -1,7 +1,7 @@
 //! Virtual machines through the program: made, spoken to, killed from under, and removed.
 
-mod commit;
 mod autostart;
+mod commit;
 mod forecast;
 pub(crate) mod host;
 mod kills;

@@ -63,7 +63,7 @@ impl RemoteRegistry {
     /// Asks on the runtime, so that the caller may be on any.
     async fn answer_on_runtime(&self, call: Call) -> SeamResult<Answer> {
         let this = self.clone();
-        let asked = async move { this.transport().answer(&call).await };
+        let asked = async move { this.transport().answer_to(&call, this.asks()).await };
         let answer = self.on_runtime(asked).await;
         answer.map_err(|error| match error.trouble {
             // A registry that fails inside is like one that does not answer: a reader goes on waiting.

@@ -24,6 +24,17 @@ const MAX_SERVICE_ANSWER_BYTES: u64 = 64 * 1024;
 #[derive(Clone)]
 pub struct RemoteRegistry {
     inner: Arc<Inner>,
+    /// How often chunks are asked for.
+    asks: Asks,
+}
+
+/// How often one question is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// Until there is an answer, or the time to give up has come.
+    Again,
+    /// Once.
+    Once,
 }
 
 struct Inner {
@@ -44,7 +55,17 @@ impl RemoteRegistry {
         };
         Ok(Self {
             inner: Arc::new(inner),
+            asks: Asks::Again,
         })
+    }
+
+    /// The same registry over the same connections; but a question for chunks that fails does so at once, for those
+    /// who have others to ask.
+    pub fn asked_once(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            asks: Asks::Once,
+        }
     }
 
     /// Where it is.
@@ -67,6 +88,10 @@ impl RemoteRegistry {
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.inner.transport
+    }
+
+    pub(crate) fn asks(&self) -> Asks {
+        self.asks
     }
 
     pub(crate) fn runtime(&self) -> &Handle {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::address::Address;
 use crate::backoff::pause;
 use crate::call::{Answer, Call, CallBody, NoAnswer, Pace, Why, time_for};
+use crate::remote::Asks;
 use crate::settings::{Deadlines, Settings, SetupError};
 use crate::trust::{no_tls_config, tls_config};
 
@@ -73,7 +74,19 @@ impl Transport {
 
     /// Asks until there is an answer or the time to give up has come.
     pub(crate) async fn answer(&self, call: &Call) -> SeamResult<Answer> {
-        let asked = self.ask(call).await;
+        self.answer_to(call, Asks::Again).await
+    }
+
+    /// The same, asked so often.
+    pub(crate) async fn answer_to(&self, call: &Call, asks: Asks) -> SeamResult<Answer> {
+        let asked = match asks {
+            Asks::Again => self.ask(call).await,
+            Asks::Once => {
+                let asked = self.attempt(call).await;
+                let attempts = 1;
+                asked.map_err(|(why, _)| NoAnswer { why, attempts })
+            }
+        };
         asked.map_err(|no| no.into_seam(&call.action, &self.address))
     }
 

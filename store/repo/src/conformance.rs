@@ -3,6 +3,7 @@
 
 mod boot_sets;
 mod sample;
+mod shared;
 mod wait;
 
 pub use sample::Sample;

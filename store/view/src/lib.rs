@@ -7,7 +7,8 @@
 //!   View                      the plan cut into pieces
 //!     ChunkReader             cache hit | one flight per missing frame -> verify -> cache
 //!       Cache                 chunks on this host's disk, with a hard byte cap
-//!       Fetch (seam)          the local repository or a registry
+//!       Supply                mirrors and the registry: order, breakers, second requests
+//!         Fetch (seam)        the local repository or a registry
 //! Filler                      brings boot sets, and the rest of a plan while nobody waits
 //! Trace                       notes what a boot reads
 //! ```
@@ -24,6 +25,7 @@ mod overlay;
 mod plan_file;
 mod reader;
 mod sample;
+mod sources;
 mod trace;
 mod view;
 
@@ -31,10 +33,11 @@ pub use cache::{Cache, CacheError, CacheSettings, CacheUsage, MIN_CAP_BYTES};
 pub use disk::Disk;
 pub use fill::{BringError, FillRate, FillSettings, FillState, Filler};
 pub use impatient::{Failed, ImpatientDisk};
-pub use observe::{Counters, Observer, Purpose, Source};
+pub use observe::{Counters, Hedge, Observer, Purpose, Source};
 pub use overlay::{BootId, Overlay, OverlayError, UNIT_BYTES};
 pub use plan_file::{PlanFile, PlanFileError, open as open_plan};
 pub use reader::{BootSetError, ChunkReader, ReadError, RetrySettings};
 pub use sample::{Sample, sample, sample_boot_set};
+pub use sources::{NamedFetch, SourceReport, SourceState, Supply};
 pub use trace::Trace;
 pub use view::View;

@@ -29,6 +29,15 @@ pub enum Purpose {
     Fill,
 }
 
+/// What becomes of second requests, for what a first one has not brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hedge {
+    /// One is sent.
+    Sent,
+    /// It was faster than the first.
+    Won,
+}
+
 /// Is told about reads as they happen. Called from many threads; must not block.
 pub trait Observer: Send + Sync {
     /// A read touched `len` bytes of `chunk`.
@@ -39,6 +48,9 @@ pub trait Observer: Send + Sync {
 
     /// A fetch failed and is tried again.
     fn retried(&self, reason: &str);
+
+    /// A second request is sent, or was faster.
+    fn hedged(&self, hedge: Hedge);
 
     /// A read begins to wait for a fetch.
     fn wait_begins(&self);
@@ -57,6 +69,8 @@ pub struct Counters {
     filled_bytes: AtomicU64,
     fetches: AtomicU64,
     retries: AtomicU64,
+    hedges: AtomicU64,
+    hedges_won: AtomicU64,
     waiting: Mutex<Waiting>,
 }
 
@@ -105,6 +119,16 @@ impl Counters {
         self.retries.load(Ordering::Relaxed)
     }
 
+    /// Second requests that were sent because a first one was slow.
+    pub fn hedges(&self) -> u64 {
+        self.hedges.load(Ordering::Relaxed)
+    }
+
+    /// Second requests that were faster than the first.
+    pub fn hedges_won(&self) -> u64 {
+        self.hedges_won.load(Ordering::Relaxed)
+    }
+
     /// Time during which at least one read waited for a fetch.
     pub fn waited(&self) -> Duration {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,6 +168,14 @@ impl Observer for Counters {
         self.retries.fetch_add(1, Ordering::Relaxed);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.last_reason = Some(reason.to_owned());
+    }
+
+    fn hedged(&self, hedge: Hedge) {
+        let counter = match hedge {
+            Hedge::Sent => &self.hedges,
+            Hedge::Won => &self.hedges_won,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     fn wait_begins(&self) {

@@ -23,19 +23,19 @@ impl Vms {
         Ok(Self { shale })
     }
 
-    /// A host with a template `test/kernel` that has a kernel and nothing that it could start: machines of it run,
+    /// A host with a template `test/kernel`, made of the directory `kernel` in its home, that has a kernel and nothing that it could start: machines of it run,
     /// and cost little.
     pub(crate) fn with_kernel_only() -> Result<Self> {
         let vms = Self::new()?;
-        let tree = tempfile::tempdir()?;
-        fs::create_dir(tree.path().join("boot"))?;
-        fs::create_dir(tree.path().join("etc"))?;
-        fs::copy(Input::base()?.kernel()?, tree.path().join("boot/vmlinuz"))?;
+        let tree = vms.shale.home().join("kernel");
+        fs::create_dir_all(tree.join("boot"))?;
+        fs::create_dir(tree.join("etc"))?;
+        fs::copy(Input::base()?.kernel()?, tree.join("boot/vmlinuz"))?;
         run(vms
             .shale
             .command()
             .arg("push")
-            .arg(tree.path())
+            .arg(&tree)
             .arg("test/kernel"))?;
         Ok(vms)
     }

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use clap::Args;
 use shale_client::{Address, AddressError, Settings as ClientSettings, Trust};
 use shale_files::{DirFiles, LockError};
-use shale_hostd::api::{Credentials, Repository};
-use shale_hostd::{Composer, HostDirs, Image, Place, boot_id, private_dir, registry_url};
+use shale_hostd::api::{Credentials, MAX_MIRRORS, Repository};
+use shale_hostd::{Composer, HostDirs, Image, Place, boot_id, private_dir, registry_url, supply};
 use shale_model::{Catalog, Platform, Reference, SeamResult, Sink, TemplateId, TemplateIndex};
 use shale_view::{
     Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, Overlay, RetrySettings,
@@ -41,6 +41,19 @@ pub(crate) struct Global {
     /// Fingerprint of that registry's self-signed certificate
     #[arg(long, global = true, env = "SHALE_FINGERPRINT", value_name = "SHA256")]
     fingerprint: Option<Fingerprint>,
+    /// Another registry that may have the same chunks, asked before the one that the references are of; may be given
+    /// several times, or as a list with commas
+    ///
+    /// Names come from the registry alone, and what a mirror sends is verified. A mirror is shown no token. What it
+    /// lacks, sends wrong or does not send comes from the next one, and at last from the registry.
+    #[arg(
+        long = "mirror",
+        global = true,
+        env = "SHALE_MIRRORS",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    mirrors: Vec<Address>,
     /// Directory for what must survive: plans, instances, the local repository
     #[arg(long, global = true, env = "SHALE_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
@@ -78,12 +91,13 @@ impl Global {
     fn repository(&self, dirs: &HostDirs) -> Repository {
         let directory = |path: &Path| Repository {
             address: path.to_string_lossy().into_owned(),
-            credentials: Credentials::default(),
+            ..Repository::default()
         };
         match &self.repository {
             Some(url) if is_url(url) => Repository {
                 address: url.clone(),
                 credentials: self.credentials(),
+                mirrors: self.mirrors_of(url),
             },
             Some(path) => directory(&absolute(Path::new(path))),
             None => directory(&dirs.repository()),
@@ -103,9 +117,21 @@ impl Global {
             false => self.credentials(),
         };
         Ok(Repository {
+            mirrors: self.mirrors_of(&address),
             address,
             credentials,
         })
+    }
+
+    /// The mirrors of a registry, each once; it is none of its own.
+    fn mirrors_of(&self, registry: &str) -> Vec<String> {
+        let mut mirrors: Vec<String> = Vec::new();
+        for mirror in self.mirrors.iter().map(Address::to_string) {
+            if mirror != registry.trim_end_matches('/') && !mirrors.contains(&mirror) {
+                mirrors.push(mirror);
+            }
+        }
+        mirrors
     }
 
     fn credentials(&self) -> Credentials {
@@ -135,6 +161,13 @@ impl Context {
             settings.without_credentials_unless_for(repository);
         }
         let global = with_files(global, &settings)?;
+        if global.mirrors.len() > MAX_MIRRORS {
+            let text = format!(
+                "{} mirrors; the limit is {MAX_MIRRORS}",
+                global.mirrors.len()
+            );
+            return Err(Failure::new(Exit::Usage, text).into());
+        }
         let root = nix::unistd::geteuid().is_root();
         let pick = |given: &Option<PathBuf>, system: &str, variable: &str, home: &str| {
             let of_user = || {
@@ -281,11 +314,7 @@ impl Context {
     }
 
     fn patience(&self, place: &Place) -> Arc<Patience> {
-        let name = match place {
-            Place::Local(_) => "the repository".into(),
-            Place::Remote { registry, .. } => format!("the registry {}", registry.address()),
-        };
-        Patience::new(name, self.global.progress)
+        Patience::new(place_name(place), self.global.progress)
     }
 
     /// A host on `place`: cache, reader and composer.
@@ -301,7 +330,8 @@ impl Context {
             patience: self.patience(&place),
             runtime: handle.clone(),
         });
-        let reader = ChunkReader::new(fetch, cache, counters.clone(), retry, handle.clone());
+        let supply = supply(&place, place_name(&place), fetch, counters.clone());
+        let reader = ChunkReader::new(Arc::new(supply), cache, retry, handle.clone());
         let catalog = self.catalog(&place);
         let composer = Composer::new(catalog.clone(), reader.clone(), handle, plans);
         Ok(Host {
@@ -311,6 +341,14 @@ impl Context {
             composer,
             counters,
         })
+    }
+}
+
+/// What people know a place by.
+fn place_name(place: &Place) -> String {
+    match place {
+        Place::Local(_) => "the repository".into(),
+        Place::Remote { registry, .. } => format!("the registry {}", registry.address()),
     }
 }
 
@@ -352,7 +390,12 @@ impl Places {
         }
         let spool = self.dirs.spool();
         private_dir(&spool).with_context(|| format!("make `{}`", spool.display()))?;
-        Ok(Place::remote(settings, self.runtime.clone(), spool)?)
+        // Without the token: it is for the registry alone.
+        let mirrors = repository.mirrors.iter();
+        let mirrors = mirrors.map(|url| Ok(Settings::new(url.parse()?)));
+        let mirrors = mirrors.collect::<Result<_, AddressError>>()?;
+        let runtime = self.runtime.clone();
+        Ok(Place::remote(settings, mirrors, runtime, spool)?)
     }
 }
 

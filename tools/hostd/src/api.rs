@@ -215,7 +215,14 @@ pub struct Repository {
     pub address: String,
     /// What is for the registry at this address alone; nothing for a directory.
     pub credentials: Credentials,
+    /// URLs of other registries that may have the same chunks, in the order in which they are asked before this one.
+    /// They are shown no token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<String>,
 }
+
+/// Most mirrors of a repository: where none answers, each costs a read its connection time.
+pub const MAX_MIRRORS: usize = 8;
 
 /// What a registry is shown, and what it is believed by. It holds no secret, only where one is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -678,6 +685,53 @@ pub struct ShownDisk {
     pub waited_seconds: f64,
     /// Why a read waits now.
     pub stall: Option<String>,
+    /// Where its content comes from while it runs, in the order in which it is asked for: mirrors, and then the
+    /// repository. Machines that come from the same share what is counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<ShownSource>,
+    /// Second requests of this host, for what a first one had not brought.
+    #[serde(default)]
+    pub hedges: Hedges,
+}
+
+/// One source of content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownSource {
+    /// Its URL, or its directory.
+    pub url: String,
+    /// Requests that it was sent since the service started.
+    pub requests: u64,
+    /// Bytes of packs that came from it.
+    pub bytes: u64,
+    /// Requests that it did not answer, answered wrong, or so late that another source was faster.
+    pub failures: u64,
+    /// Whether it is asked.
+    #[serde(flatten)]
+    pub state: ShownSourceState,
+}
+
+/// Whether a source is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ShownSourceState {
+    /// It is.
+    Asked,
+    /// It failed several times and is left alone.
+    LeftAlone {
+        /// For so many milliseconds yet.
+        millis: u64,
+    },
+    /// It failed several times, and the next request finds out whether it is there again.
+    Probed,
+}
+
+/// Second requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hedges {
+    /// Those that were sent.
+    pub sent: u64,
+    /// Those of them that were faster.
+    pub won: u64,
 }
 
 /// What the disk of an instance is.

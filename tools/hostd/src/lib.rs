@@ -39,6 +39,7 @@ mod seed;
 mod served;
 mod snapshot;
 mod source;
+mod supply;
 mod unchanged;
 
 pub use client::{CallError, HostClient};
@@ -57,3 +58,4 @@ pub use place::{Place, PlaceError};
 pub use seed::SeedError;
 pub use shale_image::merge::{Conflict, IdKind, MergeNote};
 pub use source::{OpenPlace, registry_url};
+pub use supply::supply;

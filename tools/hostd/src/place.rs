@@ -8,6 +8,7 @@ use shale_files::{DirFiles, FileError};
 use shale_index::{IndexReader, RocksIndex};
 use shale_model::{BootSets, Catalog, ChunkIndex, Fetch, SeamError, SeamResult, Sink};
 use shale_repo::{Access, InitError, Repository};
+use shale_view::NamedFetch;
 use tokio::runtime::Handle;
 
 /// Content that templates are made of.
@@ -19,6 +20,8 @@ pub enum Place {
     Remote {
         /// The registry.
         registry: RemoteRegistry,
+        /// Others that may have the same chunks, in the order in which they are asked.
+        mirrors: Vec<RemoteRegistry>,
         /// Directory in which packs wait for their upload.
         spool: PathBuf,
     },
@@ -100,22 +103,32 @@ impl Place {
         Ok(Place::Local(beside()?))
     }
 
-    /// The registry of `settings`, spoken to on `runtime`. Nothing is asked yet. Packs that are pushed
-    /// wait in the existing directory `spool`.
+    /// The registry of `settings`, spoken to on `runtime`, whose chunks `mirrors` may have, too. Nothing is asked yet.
+    /// Packs that are pushed wait in the existing directory `spool`.
     pub fn remote(
         settings: shale_client::Settings,
+        mirrors: Vec<shale_client::Settings>,
         runtime: Handle,
         spool: PathBuf,
     ) -> Result<Self, PlaceError> {
-        let registry = RemoteRegistry::new(settings, runtime)?;
-        Ok(Place::Remote { registry, spool })
+        let registry = RemoteRegistry::new(settings, runtime.clone())?;
+        let mirrors = mirrors
+            .into_iter()
+            .map(|settings| RemoteRegistry::new(settings, runtime.clone()));
+        Ok(Place::Remote {
+            registry,
+            mirrors: mirrors.collect::<Result<_, _>>()?,
+            spool,
+        })
     }
 
     /// Begins a push.
     pub fn sink(&self) -> SeamResult<Box<dyn Sink>> {
         Ok(match self {
             Place::Local(repository) => Box::new(repository.push()),
-            Place::Remote { registry, spool } => Box::new(registry.push(spool)?),
+            Place::Remote {
+                registry, spool, ..
+            } => Box::new(registry.push(spool)?),
         })
     }
 
@@ -127,12 +140,30 @@ impl Place {
         }
     }
 
-    /// Chunks.
+    /// Chunks, of the place itself. Where there are mirrors, what it does not answer at once is an error.
     pub fn fetch(&self) -> Arc<dyn Fetch> {
         match self {
             Place::Local(repository) => repository.clone(),
-            Place::Remote { registry, .. } => Arc::new(registry.clone()),
+            Place::Remote {
+                registry, mirrors, ..
+            } => match &mirrors[..] {
+                [] => Arc::new(registry.clone()),
+                _ => Arc::new(registry.asked_once()),
+            },
         }
+    }
+
+    /// Chunks, of mirrors.
+    pub fn mirrors(&self) -> Vec<NamedFetch> {
+        let mirrors = match self {
+            Place::Local(_) => &[],
+            Place::Remote { mirrors, .. } => &mirrors[..],
+        };
+        let named = mirrors.iter().map(|mirror| NamedFetch {
+            name: mirror.address().to_string(),
+            fetch: Arc::new(mirror.asked_once()),
+        });
+        named.collect()
     }
 
     /// What boots read; nothing for a repository on this machine, whose content needs not be brought.

@@ -84,6 +84,9 @@ pub(crate) struct Origin {
     /// What opens it: a path and a hash, no secret.
     #[serde(default, skip_serializing_if = "Credentials::is_empty")]
     pub(crate) credentials: Credentials,
+    /// Other registries that may have its chunks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) mirrors: Vec<String>,
     pub(crate) template: TemplateId,
     /// The plan: no later version computes it again (I3).
     pub(crate) plan: PlanId,
@@ -99,6 +102,7 @@ impl Origin {
         Repository {
             address: self.repository.clone(),
             credentials: self.credentials.clone(),
+            mirrors: self.mirrors.clone(),
         }
     }
 }
@@ -249,6 +253,7 @@ mod tests {
                 token_file: Some("/etc/token".into()),
                 fingerprint: None,
             },
+            mirrors: vec!["https://mirror.example".into()],
             template: TemplateId::of(b"t"),
             plan: PlanId::of(b"p"),
             command_line: String::new(),
@@ -292,6 +297,12 @@ mod tests {
 
         let file = dir.path().join("web/record.json");
         let text = std::fs::read_to_string(&file).unwrap();
+        // As it was kept before there were mirrors.
+        let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        old["origin"].as_object_mut().unwrap().remove("mirrors");
+        std::fs::write(&file, old.to_string()).unwrap();
+        let old = records.get(&name).unwrap().unwrap();
+        assert_eq!(old.origin.repository().mirrors, Vec::<String>::new());
         for damaged in [
             "",
             "{",

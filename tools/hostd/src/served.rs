@@ -7,7 +7,9 @@ use std::time::Duration;
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
 use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix_for_group};
-use shale_view::{Disk, Failed, FillState, ImpatientDisk, Overlay, Trace, View, open_plan};
+use shale_view::{
+    Disk, Failed, FillState, ImpatientDisk, Overlay, SourceReport, Trace, View, open_plan,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -100,6 +102,11 @@ impl Served {
     /// Whether content is still on its way that requests of the machine were given up for.
     pub(crate) fn is_late(&self) -> bool {
         self.impatient.is_late()
+    }
+
+    /// Where its content comes from.
+    pub(crate) fn sources(&self) -> Vec<SourceReport> {
+        self.view.reader().supply().report()
     }
 
     /// The requests of the machine that failed.

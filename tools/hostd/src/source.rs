@@ -19,6 +19,7 @@ use crate::compose::Composer;
 use crate::error::{HostError, HostResult, PlaceFailure};
 use crate::place::Place;
 use crate::renewed::Renewed;
+use crate::supply::supply;
 
 /// Opens a repository. It must not wait for a network: guests that run are found again without one.
 pub type OpenPlace = Box<dyn Fn(&Repository) -> Result<Place, PlaceFailure> + Send + Sync>;
@@ -171,6 +172,8 @@ impl Sources {
             _ => (self.open)(repository),
         };
         place.map_err(HostError::Place)
+    }
+
     /// Fills at another rate from now on. What has ended for lack of room is begun again.
     pub(crate) fn set_fill(&self, rate: FillRate) {
         // First held as in `get`, so that no source is opened with the rate before.
@@ -198,16 +201,21 @@ impl Sources {
         let (catalog, fetch, boots): Seams = match repository.credentials.token_file {
             None => (place.catalog(), place.fetch(), boots),
             Some(_) => {
-                let renewed = Renewed::new(repository.clone(), self.open.clone(), place);
+                let renewed = Renewed::new(repository.clone(), self.open.clone(), place.clone());
                 let renewed = Arc::new(renewed);
                 let boots = boots.map(|_| renewed.clone() as Arc<dyn BootSets>);
                 (renewed.clone(), renewed, boots)
             }
         };
-        let reader = ChunkReader::new(
+        let supply = supply(
+            &place,
+            repository.address.clone(),
             fetch,
-            self.cache.clone(),
             self.counters.clone(),
+        );
+        let reader = ChunkReader::new(
+            Arc::new(supply),
+            self.cache.clone(),
             RetrySettings::default(),
             self.runtime.clone(),
         );

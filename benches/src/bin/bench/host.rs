@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use shale_files::DirFiles;
-use shale_hostd::{Composer, Place, private_dir};
+use shale_hostd::{Composer, Place, private_dir, supply};
 use shale_model::{ChunkId, TemplateId};
 use shale_view::{Cache, CacheSettings, ChunkReader, Counters, RetrySettings};
 use tokio::runtime::Runtime;
@@ -35,13 +35,9 @@ impl Host {
         let cache = Arc::new(Cache::open(Arc::new(DirFiles::open(cache)?), settings)?);
         let counters = Arc::new(Counters::default());
         let handle = runtime.handle().clone();
-        let reader = ChunkReader::new(
-            place.fetch(),
-            cache,
-            counters,
-            RetrySettings::default(),
-            handle,
-        );
+        let fetch = place.fetch();
+        let supply = supply(&place, "the repository".into(), fetch, counters);
+        let reader = ChunkReader::new(Arc::new(supply), cache, RetrySettings::default(), handle);
         Ok(Self {
             runtime,
             place,

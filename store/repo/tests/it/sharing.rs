@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use shale_files::{DirFiles, LockFiles, MemoryFiles};
 use shale_model::{MemoryIndex, Trouble};
-use shale_repo::conformance::{Sample, check_store};
+use shale_repo::conformance::{Sample, Store, check_store};
 use shale_repo::{Access, OpenError, Repository};
 
-use crate::{new_repository, open, store_of};
+use crate::{new_repository, open};
 
 #[test]
 fn in_memory_it_does_what_a_store_must() {
-    check_store(|| store_of(&new_repository(Arc::new(MemoryFiles::new()))));
+    check_store(|| Store::of(&new_repository(Arc::new(MemoryFiles::new()))));
 }
 
 #[test]
@@ -21,7 +21,7 @@ fn in_a_directory_it_does_what_a_store_must() {
     check_store(|| {
         number.set(number.get() + 1);
         let files = DirFiles::create(&dir.path().join(number.get().to_string()));
-        store_of(&new_repository(Arc::new(files.unwrap())))
+        Store::of(&new_repository(Arc::new(files.unwrap())))
     });
 }
 

@@ -1,15 +1,17 @@
 //! Neighbouring frames fetched in one request, for those who want many chunks and are in no hurry.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use shale_model::{
     BootSet, ChunkId, FormatError, Location, MAX_MISSING_IDS, MAX_TRACE_CHUNKS, PACK_TRAILER_BYTES,
-    PackContents, PackId, PackTrailer, SeamError,
+    PackContents, PackId, PackTrailer, SeamError, with_causes,
 };
 
-use super::{ChunkReader, Flight, Landed, ReadError, lock};
+use super::frame::Persistence;
+use super::{ChunkReader, Chunks, Flight, ReadError, lock};
 use crate::observe::Purpose;
+use crate::sources::{NotRead, PackRange, Whom};
 
 /// Stored bytes that one request brings, unless a single frame has more: at 100 Mbit/s it keeps a read that a
 /// guest waits for from the link for 80 ms.
@@ -88,16 +90,17 @@ impl ChunkReader {
         if bytes > MAX_FOOTER_BYTES {
             return Err(BootSetError::Footer(bytes));
         }
-        let tail = self.fetch.read(set.pack, set.footer_offset, bytes).await?;
-        let Some((footer, trailer)) = tail
-            .len()
-            .checked_sub(PACK_TRAILER_BYTES)
-            .map(|at| tail.split_at(at))
-        else {
-            return Err(BootSetError::Footer(tail.len() as u64));
+        let range = PackRange {
+            pack: set.pack,
+            offset: set.footer_offset,
+            len: bytes,
         };
-        let trailer = PackTrailer::decode(trailer, set.pack_bytes)?;
-        let contents = PackContents::decode(&trailer, footer)?;
+        let check = |tail: Vec<u8>| contents(set, &tail).map_err(|error| with_causes(&error));
+        let read = self
+            .supply
+            .read_checked(range, Purpose::BootSet, check)
+            .await;
+        let contents = read.map_err(|why| why.into_seam("read the footer of a boot set"))?;
         lock(&self.locations).take_boot_set(set.pack, &contents);
         Ok(contents)
     }
@@ -110,8 +113,7 @@ impl ChunkReader {
         let unknown = ids.iter().copied().filter(|id| self.known(*id).is_none());
         let unknown: Vec<ChunkId> = unknown.collect();
         for part in unknown.chunks(MAX_MISSING_IDS) {
-            let _turn = self.asking.lock().await;
-            self.fetch_locations(part).await?;
+            self.locate_all(part.to_vec()).await?;
         }
         let mut batches: Vec<Batch> = Vec::new();
         let mut seen = HashSet::new();
@@ -126,6 +128,21 @@ impl ChunkReader {
             }
         }
         Ok(batches)
+    }
+
+    /// Asks where chunks lie, until all sources that may know were asked.
+    async fn locate_all(&self, mut ids: Vec<ChunkId>) -> Result<(), ReadError> {
+        let _turn = self.asking.lock().await;
+        while let Some(first) = ids.first().copied() {
+            self.fetch_locations(Whom::Anybody, &ids, Purpose::Fill)
+                .await?;
+            ids.retain(|id| self.known(*id).is_none());
+            // Nobody has it, and everybody has told of the others.
+            if ids.first() == Some(&first) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Brings a batch into the cache, but for the frames that came meanwhile, or that somebody fetches already; the
@@ -173,15 +190,8 @@ impl ChunkReader {
         purpose: Purpose,
     ) -> Result<(), ReadError> {
         let frames: Vec<_> = flights.iter().map(|(_, frame)| *frame).collect();
-        let (pack, start, end) = range(&frames);
-        let read = || self.fetch.read(pack, start, end - start);
-        let bytes = match self.persist(frames[0].0, read).await {
-            Ok(bytes) if bytes.len() as u64 == end - start => {
-                self.observer.fetched(end - start, purpose);
-                bytes
-            }
-            // Frame by frame it is found out what is wrong: the pack is gone, or its bytes are.
-            Ok(_) | Err(ReadError::Missing(_)) => Vec::new(),
+        let unpacked = match self.read_together(&frames, purpose).await {
+            Ok(unpacked) => unpacked,
             Err(error) => {
                 for (flight, _) in flights {
                     flight.land(Err(error.clone()));
@@ -189,12 +199,11 @@ impl ChunkReader {
                 return Err(error);
             }
         };
+        let mut unpacked = unpacked.into_iter();
         let mut failed = None;
         for (flight, (chunk, at)) in flights {
-            let from = (at.frame.offset - start) as usize;
-            let stored = bytes.get(from..from + at.frame.stored as usize);
-            let landed = match stored.and_then(|stored| self.landed(chunk, at, stored)) {
-                Some(landed) => landed,
+            let landed = match unpacked.next() {
+                Some(chunks) => Ok(Arc::new(chunks)),
                 None => self.clone().fetch_frame(chunk, at).await,
             };
             if let Err(error) = &landed {
@@ -205,11 +214,51 @@ impl ChunkReader {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The chunks of a frame, unless its bytes are wrong.
-    fn landed(&self, chunk: ChunkId, at: Location, stored: &[u8]) -> Option<Landed> {
-        let chunks: HashMap<_, _> = self.unpack(at, stored.to_vec()).ok()?;
-        chunks.contains_key(&chunk).then(|| Ok(Arc::new(chunks)))
+    /// The chunks of frames that lie one after the other; nothing where no source has them all right: frame by frame
+    /// it is found out what is wrong, the pack is gone, or its bytes are.
+    async fn read_together(
+        &self,
+        frames: &[(ChunkId, Location)],
+        purpose: Purpose,
+    ) -> Result<Vec<Chunks>, ReadError> {
+        let (pack, offset, end) = range(frames);
+        let len = end - offset;
+        let check = |bytes: Vec<u8>| {
+            self.observer().fetched(bytes.len() as u64, purpose);
+            let unpacked = frames.iter().map(|(chunk, at)| {
+                let from = (at.frame.offset - offset) as usize;
+                let stored = bytes.get(from..from + at.frame.stored as usize);
+                self.unpack(*chunk, *at, stored.unwrap_or_default().to_vec())
+            });
+            // Every one, so that those that are right are kept.
+            let unpacked: Vec<_> = unpacked.collect();
+            unpacked.into_iter().collect()
+        };
+        let mut persistence = Persistence::begin(&self.retry, frames[0].0);
+        loop {
+            let range = PackRange { pack, offset, len };
+            match self.supply.read_checked(range, purpose, &check).await {
+                Ok(unpacked) => return Ok(unpacked),
+                Err(NotRead::Failed(error)) => persistence.after(error, self).await?,
+                Err(NotRead::Gone | NotRead::Elsewhere(_) | NotRead::Wrong { .. }) => {
+                    return Ok(Vec::new());
+                }
+            }
+        }
     }
+}
+
+/// What the end of a boot set says of it.
+fn contents(set: &BootSet, tail: &[u8]) -> Result<PackContents, BootSetError> {
+    let Some((footer, trailer)) = tail
+        .len()
+        .checked_sub(PACK_TRAILER_BYTES)
+        .map(|at| tail.split_at(at))
+    else {
+        return Err(BootSetError::Footer(tail.len() as u64));
+    };
+    let trailer = PackTrailer::decode(trailer, set.pack_bytes)?;
+    Ok(PackContents::decode(&trailer, footer)?)
 }
 
 /// Cuts flights where frames between them are left out.

@@ -56,6 +56,13 @@ impl Locations {
         }
     }
 
+    /// A pack cannot be had: the chunks that are thought to lie in it. Where they lie else is taken up from now on.
+    pub(super) fn lost(&mut self, pack: PackId) -> Vec<ChunkId> {
+        self.boot_sets.remove(&pack);
+        let there = self.by_id.iter().filter(|(_, at)| at.pack == pack);
+        there.map(|(id, _)| *id).collect()
+    }
+
     /// The chunks that lie in the frame of `at`.
     pub(super) fn in_frame(&self, at: &Location) -> Vec<(ChunkId, Location)> {
         let ids = self.by_frame.get(&(at.pack, at.frame.offset));

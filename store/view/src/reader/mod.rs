@@ -2,6 +2,7 @@
 
 mod backoff;
 mod batch;
+mod frame;
 mod locations;
 
 use std::collections::{HashMap, VecDeque};
@@ -9,10 +10,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shale_model::{
-    ChunkId, Fetch, FrameLocation, Location, MAX_MISSING_IDS, PackId, SeamError, SeamResult,
-    Trouble, decode_frame, with_causes,
-};
+use shale_model::{ChunkId, Location, MAX_MISSING_IDS, PackId, SeamError, Trouble, with_causes};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::cache::Cache;
 use crate::observe::{Observer, Purpose};
 use crate::ongoing::Ongoing;
+use crate::sources::{Supply, Whom};
 use backoff::Backoff;
 pub(crate) use batch::Batch;
 pub use batch::BootSetError;
@@ -89,9 +88,8 @@ const MAX_SIDE_BY_SIDE: usize = 64;
 
 /// Reads chunks through a cache. One for a host and source, shared by all views.
 pub struct ChunkReader {
-    fetch: Arc<dyn Fetch>,
+    supply: Arc<Supply>,
     cache: Arc<Cache>,
-    observer: Arc<dyn Observer>,
     retry: RetrySettings,
     runtime: Handle,
     locations: Mutex<Locations>,
@@ -106,23 +104,23 @@ pub struct ChunkReader {
 type FrameKey = (PackId, u64);
 
 /// How a flight ended: the chunks that it brought.
-type Landed = Result<Arc<HashMap<ChunkId, Vec<u8>>>, ReadError>;
+type Landed = Result<Arc<Chunks>, ReadError>;
+/// Chunks of a frame.
+type Chunks = HashMap<ChunkId, Vec<u8>>;
 type Landing = watch::Receiver<Option<Landed>>;
 
 impl ChunkReader {
-    /// A reader of what `fetch` has, keeping chunks in `cache`. Flights run on `runtime`, so that a
+    /// A reader of what `supply` has, keeping chunks in `cache`. Flights run on `runtime`, so that a
     /// reader that goes away does not end the fetch that others wait for.
     pub fn new(
-        fetch: Arc<dyn Fetch>,
+        supply: Arc<Supply>,
         cache: Arc<Cache>,
-        observer: Arc<dyn Observer>,
         retry: RetrySettings,
         runtime: Handle,
     ) -> Arc<Self> {
         Arc::new(Self {
-            fetch,
+            supply,
             cache,
-            observer,
             retry,
             runtime,
             locations: Mutex::default(),
@@ -137,9 +135,14 @@ impl ChunkReader {
         &self.cache
     }
 
+    /// Where chunks come from.
+    pub fn supply(&self) -> &Arc<Supply> {
+        &self.supply
+    }
+
     /// Who is told about reads.
     pub fn observer(&self) -> &dyn Observer {
-        &*self.observer
+        &**self.supply.observer()
     }
 
     /// The whole chunk `id`, verified. `nearby` are ids that will probably be asked for next, whose
@@ -177,7 +180,7 @@ impl ChunkReader {
                 Err(ReadError::Refused { source, .. })
                     if when_denied == WhenDenied::Wait && source.trouble == Trouble::Denied =>
                 {
-                    self.observer.retried(&with_causes(&source));
+                    self.observer().retried(&with_causes(&source));
                     backoff.wait().await;
                 }
                 done => return done,
@@ -259,7 +262,8 @@ impl ChunkReader {
         let mut ids = vec![id];
         ids.extend(nearby().into_iter().filter(|other| *other != id));
         ids.truncate(MAX_MISSING_IDS);
-        self.fetch_locations(&ids).await?;
+        self.fetch_locations(Whom::Anybody, &ids, Purpose::Demand)
+            .await?;
         self.known(id).ok_or(ReadError::Missing(id))
     }
 
@@ -301,126 +305,6 @@ impl ChunkReader {
     /// Reads that wait for a flight.
     pub(crate) fn demand(&self) -> &Ongoing {
         &self.demand
-    }
-
-    /// Asks where `ids` lie; the first is the one that a reader waits for.
-    async fn fetch_locations(&self, ids: &[ChunkId]) -> Result<(), ReadError> {
-        let found = self.persist(ids[0], || self.fetch.locate(ids)).await?;
-        let mut locations = lock(&self.locations);
-        for (id, at) in ids.iter().zip(found) {
-            if let Some(at) = at {
-                locations.insert(*id, at);
-            }
-        }
-        Ok(())
-    }
-
-    /// Fetches the frame at `location`, until its bytes are right, and keeps its chunks.
-    async fn fetch_frame(self: Arc<Self>, chunk: ChunkId, location: Location) -> Landed {
-        if let Some(landed) = self.landed_before(chunk, &location) {
-            return Ok(landed);
-        }
-        let mut tries = 0;
-        let mut location = location;
-        loop {
-            tries += 1;
-            let FrameLocation { offset, stored, .. } = location.frame;
-            let read = || self.fetch.read(location.pack, offset, stored.into());
-            let result = match self.persist(chunk, read).await {
-                Ok(stored) => {
-                    self.observer.fetched(stored.len() as u64, Purpose::Demand);
-                    self.unpack(location, stored)
-                }
-                // A pack that is gone was rewritten: its chunks lie elsewhere now (I9).
-                Err(ReadError::Missing(_)) => Err("its pack is gone".to_owned()),
-                Err(error) => return Err(error),
-            };
-            let reason = match result {
-                Ok(chunks) if chunks.contains_key(&chunk) => return Ok(Arc::new(chunks)),
-                Ok(_) => "the frame does not hold the chunk".to_owned(),
-                Err(reason) => reason,
-            };
-            if tries >= self.retry.bad_bytes {
-                return Err(ReadError::Corrupt {
-                    chunk,
-                    tries,
-                    reason,
-                });
-            }
-            self.observer.retried(&reason);
-            lock(&self.locations).by_id.remove(&chunk);
-            self.fetch_locations(&[chunk]).await?;
-            location = self.known(chunk).ok_or(ReadError::Missing(chunk))?;
-        }
-    }
-
-    /// What a flight brought that landed after the reader missed the cache and before this began.
-    fn landed_before(
-        &self,
-        chunk: ChunkId,
-        location: &Location,
-    ) -> Option<Arc<HashMap<ChunkId, Vec<u8>>>> {
-        let mut bytes = vec![0; location.len as usize];
-        let there = self.cache.read(&chunk, 0, &mut bytes);
-        there.then(|| Arc::new(HashMap::from([(chunk, bytes)])))
-    }
-
-    /// Decompresses a frame and hashes every chunk that is known to lie in it.
-    fn unpack(&self, at: Location, stored: Vec<u8>) -> Result<HashMap<ChunkId, Vec<u8>>, String> {
-        let frame = at.frame;
-        if stored.len() != frame.stored as usize {
-            return Err(format!("{} bytes came for {}", stored.len(), frame.stored));
-        }
-        let plain = decode_frame(frame.codec, stored, frame.plain).map_err(|e| e.to_string())?;
-        let known = lock(&self.locations).in_frame(&at);
-        let mut chunks = HashMap::with_capacity(known.len());
-        for (id, location) in known {
-            let start = location.offset as usize;
-            let bytes = start
-                .checked_add(location.len as usize)
-                .and_then(|end| plain.get(start..end));
-            match bytes {
-                Some(bytes) if ChunkId::of(bytes) == id => {
-                    self.cache.store(id, bytes);
-                    chunks.insert(id, bytes.to_vec());
-                }
-                _ => return Err(format!("its bytes are not those of chunk {}", id.short())),
-            }
-        }
-        Ok(chunks)
-    }
-
-    /// Calls until there is an answer: a source that is slow or gone is waited for.
-    async fn persist<'a, T>(
-        &'a self,
-        chunk: ChunkId,
-        call: impl Fn() -> shale_model::BoxFuture<'a, SeamResult<T>>,
-    ) -> Result<T, ReadError> {
-        let mut backoff = Backoff::begin(&self.retry, chunk);
-        let mut bad = 0;
-        loop {
-            let error = match call().await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            match error.trouble {
-                Trouble::NotFound => return Err(ReadError::Missing(chunk)),
-                // What is damaged at its source, such as a repository's index, or broken, such as the disk
-                // that it lies on, does not heal by waiting. What fails in a registry is unavailable here.
-                Trouble::Integrity | Trouble::Failed if bad + 1 < self.retry.bad_bytes => bad += 1,
-                Trouble::Unavailable | Trouble::NoSpace => {}
-                Trouble::Integrity
-                | Trouble::Failed
-                | Trouble::Denied
-                | Trouble::Conflict
-                | Trouble::Invalid => {
-                    let source = error;
-                    return Err(ReadError::Refused { chunk, source });
-                }
-            }
-            self.observer.retried(&with_causes(&error));
-            backoff.wait().await;
-        }
     }
 }
 

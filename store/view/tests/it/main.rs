@@ -4,7 +4,9 @@
 mod cache;
 mod disk;
 mod fill;
+mod hedging;
 mod impatient;
+mod mirrors;
 mod overlay;
 mod reading;
 mod source;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use shale_files::{LockFiles, MemoryFiles};
@@ -15,6 +15,8 @@ use tokio::sync::Semaphore;
 /// What the next calls do instead of answering.
 #[derive(Default)]
 pub(crate) struct Faults {
+    /// Nothing is answered at all.
+    pub(crate) away: AtomicBool,
     /// Reads that find nobody.
     pub(crate) absent: AtomicU32,
     /// Reads that fail in the source itself.
@@ -30,9 +32,12 @@ pub(crate) struct Faults {
 /// The pack of the boot set.
 const BOOT_PACK: PackId = PackId::from_bytes([9; 32]);
 
+/// The pack that is not of a boot set, unless a test wants others.
+const PACK: PackId = PackId::from_bytes([7; 32]);
+
 /// One pack in memory.
-#[derive(Default)]
 pub(crate) struct MemorySource {
+    pub(crate) id: PackId,
     pack: Vec<u8>,
     contents: PackContents,
     pub(crate) boot_pack: Vec<u8>,
@@ -49,12 +54,26 @@ pub(crate) struct MemorySource {
 impl MemorySource {
     /// Packs `chunks`, four to a frame.
     pub(crate) fn new(chunks: &[Vec<u8>]) -> Self {
+        Self::packed(chunks, 4, PACK)
+    }
+
+    /// Packs `chunks`, so many to a frame, in a pack of this name.
+    pub(crate) fn packed(chunks: &[Vec<u8>], in_frame: usize, pack: PackId) -> Self {
         let mut source = Self {
+            id: pack,
             pack: pack_header().to_vec(),
-            ..Self::default()
+            contents: PackContents::default(),
+            boot_pack: Vec::new(),
+            boot_reads: AtomicU32::new(0),
+            by_id: HashMap::new(),
+            faults: Faults::default(),
+            reads: AtomicU32::new(0),
+            locates: AtomicU32::new(0),
+            delay: Duration::ZERO,
+            gate: None,
         };
         let mut encoder = FrameEncoder::new().unwrap();
-        for group in chunks.chunks(4) {
+        for group in chunks.chunks(in_frame) {
             let ids: Vec<_> = group
                 .iter()
                 .map(|c| (ChunkId::of(c), c.len() as u32))
@@ -67,7 +86,6 @@ impl MemorySource {
             source.contents.push_frame(codec, stored.len() as u32, &ids);
             source.pack.extend_from_slice(&stored);
         }
-        let pack = PackId::from_bytes([7; 32]);
         for chunk in source.contents.chunks() {
             let frame = source.contents.frames()[chunk.frame as usize];
             let (offset, len) = (chunk.offset, chunk.len);
@@ -123,6 +141,9 @@ impl Fetch for MemorySource {
     ) -> BoxFuture<'a, SeamResult<Vec<Option<Location>>>> {
         self.locates.fetch_add(1, SeqCst);
         assert!(ids.len() <= MAX_MISSING_IDS);
+        if self.faults.away.load(SeqCst) {
+            return Box::pin(async { Err(SeamError::new(Trouble::Unavailable, "it is away")) });
+        }
         Box::pin(async move { Ok(ids.iter().map(|id| self.by_id.get(id).copied()).collect()) })
     }
 
@@ -136,6 +157,12 @@ impl Fetch for MemorySource {
         }
         self.reads.fetch_add(1, SeqCst);
         Box::pin(async move {
+            if self.faults.away.load(SeqCst) {
+                return Err(SeamError::new(Trouble::Unavailable, "it is away"));
+            }
+            if pack != self.id {
+                return Err(SeamError::new(Trouble::NotFound, "there is no such pack"));
+            }
             if let Some(gate) = &self.gate {
                 gate.acquire().await.unwrap().forget();
             }
@@ -240,6 +267,16 @@ impl Fixture {
     }
 
     pub(crate) fn reader(&self, files: Arc<dyn LockFiles>) -> Arc<ChunkReader> {
+        let supply = Supply::of(named("registry", &self.source), self.counters.clone());
+        self.reader_of(Arc::new(supply), files)
+    }
+
+    /// A reader over a cache in `files`.
+    pub(crate) fn reader_of(
+        &self,
+        supply: Arc<Supply>,
+        files: Arc<dyn LockFiles>,
+    ) -> Arc<ChunkReader> {
         let settings = CacheSettings {
             cap_bytes: MIN_CAP_BYTES,
         };
@@ -248,8 +285,19 @@ impl Fixture {
             first_wait: Duration::from_millis(1),
             ..RetrySettings::default()
         };
-        let (source, counters) = (self.source.clone(), self.counters.clone());
-        ChunkReader::new(source, cache, counters, retry, Handle::current())
+        ChunkReader::new(supply, cache, retry, Handle::current())
+    }
+
+    /// A view over an empty cache, of what `mirrors` have, and the source of the fixture.
+    pub(crate) fn mirrored(&self, mirrors: &[&Arc<MemorySource>]) -> Arc<View> {
+        let names = ["first", "second", "third"];
+        let mirrors = names.iter().zip(mirrors);
+        let mirrors = mirrors.map(|(name, mirror)| named(name, mirror)).collect();
+        let registry = named("registry", &self.source);
+        let supply = Supply::new(mirrors, registry, || 0.5, self.counters.clone());
+        let reader = self.reader_of(Arc::new(supply), Arc::new(MemoryFiles::new()));
+        let plan = open_plan(&self.plan_path(), self.plan_id).unwrap();
+        Arc::new(View::new(plan, reader))
     }
 
     /// A view over a cache in `files`.
@@ -261,6 +309,14 @@ impl Fixture {
     /// A view over an empty cache.
     pub(crate) fn view(&self) -> Arc<View> {
         self.view_over(Arc::new(MemoryFiles::new()))
+    }
+}
+
+/// A source with its name.
+pub(crate) fn named(name: &str, source: &Arc<MemorySource>) -> NamedFetch {
+    NamedFetch {
+        name: name.into(),
+        fetch: source.clone(),
     }
 }
 

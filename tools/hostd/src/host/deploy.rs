@@ -210,6 +210,7 @@ impl Host {
             reference: wish.reference.clone(),
             repository: wish.repository.address.clone(),
             credentials: wish.repository.credentials.clone(),
+            mirrors: wish.repository.mirrors.clone(),
             template: image.id,
             plan: image.plan_id,
             command_line: machine.command_line.clone(),

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use shale_hvplug::{Vm, VmState};
 use shale_model::PlanId;
-use shale_view::{FillState, open_plan};
+use shale_view::{FillState, SourceReport, SourceState, open_plan};
 
 use crate::api::{
-    self, Damaged, Fill, InstanceState, Outcome, ShownDisk, ShownMachine, ShownPlace, Ssh, Survives,
+    self, Damaged, Fill, Hedges, InstanceState, Outcome, ShownDisk, ShownMachine, ShownPlace,
+    ShownSource, ShownSourceState, Ssh, Survives,
 };
 use crate::data_disk::DataDisk;
 use crate::disk_place::DiskPlace;
@@ -31,6 +32,22 @@ fn fill(state: FillState) -> Fill {
         FillState::Whole => Fill::Whole,
         FillState::CacheFull => Fill::CacheFull,
         FillState::Damaged(reason) => Fill::Damaged { reason },
+    }
+}
+
+fn source(report: SourceReport) -> ShownSource {
+    ShownSource {
+        url: report.name,
+        requests: report.requests,
+        bytes: report.bytes,
+        failures: report.failures,
+        state: match report.state {
+            SourceState::Asked => ShownSourceState::Asked,
+            SourceState::LeftAlone(time) => ShownSourceState::LeftAlone {
+                millis: time.as_millis() as u64,
+            },
+            SourceState::Probed => ShownSourceState::Probed,
+        },
     }
 }
 
@@ -152,9 +169,9 @@ impl Host {
             DiskPlace::File { .. } => (ShownPlace::File, content_bytes),
         };
         let counters = self.sources.counters();
-        let (fill, stalled) = match &instance.live().disk {
-            Some(disk) => (fill(disk.filled()), disk.waits()),
-            None => (Fill::Off, false),
+        let (fill, stalled, sources) = match &instance.live().disk {
+            Some(disk) => (fill(disk.filled()), disk.waits(), disk.sources()),
+            None => (Fill::Off, false, Vec::new()),
         };
         ShownDisk {
             bytes: record.disk_bytes,
@@ -169,6 +186,11 @@ impl Host {
             fill,
             waited_seconds: counters.waited().as_secs_f64(),
             stall: stalled.then(|| self.stall_reason()),
+            sources: sources.into_iter().map(source).collect(),
+            hedges: Hedges {
+                sent: counters.hedges(),
+                won: counters.hedges_won(),
+            },
         }
     }
 

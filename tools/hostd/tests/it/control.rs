@@ -65,7 +65,13 @@ fn open(state: &Path, runtime: &Runtime) -> HostResult<Arc<Host>> {
     let open_place = move |asked: &Repository| match asked.address.parse() {
         Ok(address) if asked.address.starts_with("http:") => {
             let settings = shale_client::Settings::new(address);
-            Ok(Place::remote(settings, handle.clone(), spool.clone())?)
+            let mirrors = Vec::new();
+            Ok(Place::remote(
+                settings,
+                mirrors,
+                handle.clone(),
+                spool.clone(),
+            )?)
         }
         _ => Err(format!("`{}` is not there", asked.address).into()),
     };
@@ -180,6 +186,7 @@ fn deployment(name: &str, repository: &str, limit_seconds: u64) -> Request {
         repository: Repository {
             address: repository.into(),
             credentials: Credentials::default(),
+            mirrors: vec![],
         },
         login: LoginWish::default(),
         machine: MachineWish::default(),

@@ -1,8 +1,8 @@
 //! `shale vm`: virtual machines on this host.
 
+mod autostart;
 mod commit;
 mod confirm;
-mod autostart;
 mod console;
 mod deploy;
 mod export;
@@ -22,8 +22,8 @@ mod stop;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use shale_hostd::api::{
-    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, ShownPlace, Stage,
-    StageReport, Survives, Until, Wait,
+    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, ShownPlace,
+    ShownSourceState, Stage, StageReport, Survives, Until, Wait,
 };
 
 use crate::commands::host::{call, unexpected};
@@ -190,6 +190,7 @@ impl Row for Shown {
         "Disk",
         "Data disks",
         "Local",
+        "Sources",
         "Survives",
         "SSH",
         "Ports",
@@ -218,6 +219,7 @@ impl Row for Shown {
             ),
             data_disks(instance),
             local(disk),
+            sources(disk),
             survives(disk.survives).into(),
             format!("{}@127.0.0.1 port {}", instance.ssh.user, instance.ssh.port),
             ports(instance),
@@ -281,6 +283,22 @@ fn data_disks(instance: &Instance) -> String {
         none if none.is_empty() => "none".to_owned(),
         disks => disks,
     }
+}
+
+/// Where content comes from, how much came, and who is not asked now.
+fn sources(disk: &ShownDisk) -> String {
+    let sources = disk.sources.iter().map(|source| {
+        let came = format!("{} {}", source.url, bytes(source.bytes));
+        match source.state {
+            ShownSourceState::Asked => came,
+            ShownSourceState::LeftAlone { millis } => {
+                let seconds = millis.div_ceil(1000);
+                format!("{came} (failed, left alone for {seconds} s)")
+            }
+            ShownSourceState::Probed => format!("{came} (failed, to be tried again)"),
+        }
+    });
+    sources.collect::<Vec<_>>().join(", ")
 }
 
 fn ports(instance: &Instance) -> String {
