@@ -28,7 +28,8 @@ pub(crate) struct Copied {
 }
 
 /// Copies `from`, which is over `plan` and which nobody writes to, into the empty directory `dir`. Until all of it is
-/// durable there is no overlay there. Only units that are in it are copied, and those of zeros stay holes. Blocks.
+/// durable there is no overlay there. Only units that are in it are copied, and those of zeros stay holes. When all is read,
+/// before it is made durable, `all_read` is called: then `from` may be written to again. Blocks.
 ///
 /// # Errors
 /// Whoever wants it loses `patience`, a file cannot be read or written, or there is no room.
@@ -38,6 +39,7 @@ pub(crate) fn copy_overlay(
     dir: &Path,
     patience: &Patience,
     copied: &Copied,
+    all_read: impl FnOnce() -> HostResult<()>,
 ) -> HostResult<()> {
     let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
     let boot = boot_id().map_err(system("read", boot_path))?;
@@ -56,7 +58,7 @@ pub(crate) fn copy_overlay(
                 }
             }
         }
-        Ok(())
+        all_read()
     };
     Overlay::create_with(&files, plan, size, boot, write).map(drop)
 }
@@ -124,7 +126,8 @@ mod tests {
         from.write(last, &[7; 1000]).unwrap();
 
         let copied = Copied::default();
-        copy_overlay(&from, plan, two.path(), &Patience::endless(), &copied).unwrap();
+        let patience = Patience::endless();
+        copy_overlay(&from, plan, two.path(), &patience, &copied, || Ok(())).unwrap();
         let to = Overlay::open(&dir_files(&two), plan, boot).unwrap();
         assert_eq!(to.runs(0, DISK), from.runs(0, DISK));
         assert_eq!(to.units(), from.units());
@@ -148,7 +151,14 @@ mod tests {
         let hope = Hope::new();
         let patience = hope.patience("a", Duration::MAX);
         let _given_up = hope.give_up();
-        let copied = copy_overlay(&from, plan, two.path(), &patience, &Copied::default());
+        let copied = copy_overlay(
+            &from,
+            plan,
+            two.path(),
+            &patience,
+            &Copied::default(),
+            || Ok(()),
+        );
         assert!(matches!(copied, Err(HostError::GivenUp(_))));
         assert!(Overlay::open(&dir_files(&two), plan, boot).is_err());
     }

@@ -112,8 +112,9 @@ impl Host {
         let snapshot = Snapshot::of(&record, self.now());
         let finished = kept.begin(name).and_then(|()| {
             let target = kept.overlay(name);
-            self.while_it_is_still(instance, &record, |overlay| {
-                copy_overlay(overlay, record.origin.plan, &target, patience, copied)
+            self.while_it_is_still(instance, &record, |overlay, let_go_on| {
+                let plan = record.origin.plan;
+                copy_overlay(overlay, plan, &target, patience, copied, let_go_on)
             })?;
             kept.finish(name, &snapshot)
         });
@@ -126,13 +127,13 @@ impl Host {
         Ok(Outcome::Snapshot(Box::new(shown)))
     }
 
-    /// Does `work` with what a guest wrote, which meanwhile writes nothing. Blocks.
-    fn while_it_is_still<T>(
+    /// Does `work` with what a guest wrote, which writes nothing until that lets it go on. Blocks.
+    fn while_it_is_still(
         &self,
         instance: &Instance,
         record: &Record,
-        work: impl FnOnce(&Overlay) -> HostResult<T>,
-    ) -> HostResult<T> {
+        work: impl FnOnce(&Overlay, &dyn Fn() -> HostResult<()>) -> HostResult<()>,
+    ) -> HostResult<()> {
         if let DiskPlace::File { .. } = record.disk {
             return Err(HostError::IsFile(instance.name.to_string()));
         }
@@ -142,11 +143,13 @@ impl Host {
             Some(overlay) => Ok(overlay),
             None => open_overlay(&instance.paths.disk_at(&record.disk), record.origin.plan),
         };
-        let worked = overlay.and_then(|overlay| work(&overlay));
-        // What cannot be let go on now is tried again at the next look.
-        let let_go = held.map_or(Ok(()), |Held(vm)| self.let_go_on(instance, &vm));
-        let worked = worked?;
-        let_go.map(|()| worked)
+        let let_go_on = || match &held {
+            Some(Held(vm)) => self.let_go_on(instance, vm),
+            None => Ok(()),
+        };
+        let worked = overlay.and_then(|overlay| work(&overlay, &let_go_on));
+        // It does that at once where the work has not come so far; where it fails, the next look tries again.
+        worked.and(let_go_on())
     }
 
     /// Pauses a guest that runs. A mark says so to the next service, should this one be killed. Blocks.
@@ -201,7 +204,7 @@ impl Host {
         open_plan(&self.plan_path(plan), plan)?;
         let from = open_overlay(&kept.overlay(name), plan)?;
         self.replace_disk(instance, snapshot.restored(&record), |dir| {
-            copy_overlay(&from, plan, dir, patience, copied)
+            copy_overlay(&from, plan, dir, patience, copied, || Ok(()))
         })?;
         instance.live().trace = None;
         Ok(Outcome::Nothing)

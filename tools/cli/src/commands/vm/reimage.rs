@@ -13,9 +13,10 @@ use crate::output::{note, print_one};
 
 /// Give a virtual machine a new root disk from a template
 ///
-/// From REF, or from what its own reference means now: a newer template. The machine must be stopped, and stays itself: host
-/// name, machine id, SSH host key, user and keys, ports, memory and data disks are as before. All that was written on its
-/// old root disk is lost, but for its snapshots, which can still be restored.
+/// From REF, or from what its own reference means now: a newer template. The machine must be
+/// stopped, and stays itself: host name, machine id, SSH host key, user and keys, ports, memory and
+/// data disks are as before. All that was written on its old root disk is lost, but for its
+/// snapshots, which can still be restored.
 ///
 /// Examples:
 ///   shale vm stop web && shale vm reimage web && shale vm start web

@@ -12,9 +12,10 @@ use crate::progress::ShareProgress;
 
 /// Keep the disk of a virtual machine as it is, and bring it back
 ///
-/// A snapshot is a copy of what the guest wrote to its root disk; data disks are no part of it. A machine that runs is
-/// paused while it is copied: the snapshot is what a power cut would leave, and a file system that keeps a journal is in
-/// order after it. Of a machine that is stopped it is the disk as it is. Snapshots are removed with their machine.
+/// A snapshot is a copy of what the guest wrote to its root disk; data disks are no part of it.
+/// A machine that runs is paused while it is copied: the snapshot is what a power cut would leave,
+/// and a file system that keeps a journal is in order after it. Of a machine that is stopped it is
+/// the disk as it is. Snapshots are removed with their machine.
 ///
 /// Examples:
 ///   shale vm snapshot create web before-upgrade
@@ -32,7 +33,8 @@ pub(crate) enum Snapshot {
 
 /// Keep the disk of a virtual machine as it is
 ///
-/// One that runs is paused meanwhile, so that the snapshot is what a power cut would leave. Data disks are no part of it.
+/// One that runs is paused meanwhile, so that the snapshot is what a power cut would leave. Data
+/// disks are no part of it.
 ///
 /// Examples:
 ///   shale vm snapshot create web before-upgrade
@@ -58,8 +60,9 @@ pub(crate) struct Ls {
 
 /// Make the disk of a virtual machine what it was
 ///
-/// The machine must be stopped. All that was written to its root disk since then is lost; data disks stay as they are, and
-/// so does the snapshot. After a reimage, the machine has its earlier template again.
+/// The machine must be stopped. All that was written to its root disk since then is lost; data
+/// disks stay as they are, and so does the snapshot. After a reimage, the machine has its earlier
+/// template again.
 ///
 /// Examples:
 ///   shale vm stop web && shale vm snapshot restore web before-upgrade --yes
