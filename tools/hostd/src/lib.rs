@@ -13,6 +13,7 @@ mod console;
 mod control;
 mod dirs;
 mod disk_file;
+mod drill;
 mod error;
 mod guest_files;
 mod host;

@@ -3,6 +3,7 @@
 mod cache;
 mod completion;
 mod doctor;
+mod drill;
 mod export;
 mod host;
 mod layer;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Deploy(Box<vm::Deploy>),
     /// List virtual machines: short for `vm ls`
     Ps(vm::Ls),
+    Drill(drill::Drill),
     Doctor(doctor::Doctor),
     Completion(completion::Completion),
 }
@@ -68,6 +70,7 @@ impl Command {
             Command::Precache(precache) => precache.run(context),
             Command::Deploy(deploy) => deploy.run(context),
             Command::Ps(ls) => ls.run(context),
+            Command::Drill(drill) => drill.run(context),
             Command::Doctor(doctor) => doctor.run(context),
             Command::Completion(completion) => {
                 completion.run();

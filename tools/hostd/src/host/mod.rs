@@ -7,6 +7,7 @@ mod adopt;
 mod attempt;
 mod cached;
 mod deploy;
+mod drill;
 mod export;
 mod forecast;
 mod instance;
@@ -219,6 +220,11 @@ impl Host {
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
             Request::Remove { name: n } => self.remove(&name(&n)?).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
+            Request::Drill {
+                name: n,
+                fault,
+                seconds,
+            } => self.drill(&name(&n)?, fault, seconds).await,
             Request::Forecast(wish) => self.forecast(*wish, progress).await,
             Request::Precache(wish) => self.precache(*wish, progress).await,
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,
