@@ -300,6 +300,24 @@ fn privileged_boot_a_machine_keeps_its_mirrors_and_shows_what_came_from_where() 
     ensure!(found[0]["state"] == "asked", "{found:?}");
     let shown = vms.run(&["inspect", "a"])?;
     ensure!(shown.contains(&format!("{} ", urls[0])), "{shown}");
+    // Nobody can log in to this one. While its registry counts as gone, both are at fault.
+    let mut drill = vms.shale.command();
+    drill.args([
+        "drill",
+        "registry-down",
+        "--vm",
+        "a",
+        "--for",
+        "2",
+        "--yes",
+        "--format",
+        "json",
+    ]);
+    let report: Value = serde_json::from_str(&run(&mut drill)?)?;
+    ensure!(
+        report["guest"].is_null() && report["passed"] == true,
+        "{report}"
+    );
     vms.kill_service()?;
     // The next service finds them in the record.
     let found = sources()?;

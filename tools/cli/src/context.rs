@@ -330,7 +330,12 @@ impl Context {
             patience: self.patience(&place),
             runtime: handle.clone(),
         });
-        let supply = supply(&place, place_name(&place), fetch, counters.clone());
+        let supply = supply(
+            &place,
+            (place_name(&place), fetch),
+            counters.clone(),
+            |fetch| fetch,
+        );
         let reader = ChunkReader::new(Arc::new(supply), cache, retry, handle.clone());
         let catalog = self.catalog(&place);
         let composer = Composer::new(catalog.clone(), reader.clone(), handle, plans);

@@ -108,6 +108,15 @@ pub enum Request {
     },
     /// Give an instance that is stopped a new root disk from a template.
     Reimage(Box<Reimage>),
+    /// Let something fail on purpose for an instance that runs; by itself it is over when its time is.
+    Drill {
+        /// Its name.
+        name: String,
+        /// What fails.
+        fault: DrillFault,
+        /// For how long; at most [`MAX_DRILL_SECONDS`].
+        seconds: u64,
+    },
     /// What a deployment would bring, and how long it would take.
     Forecast(Box<ForecastWish>),
     /// Bring all of a template to this host.
@@ -124,6 +133,28 @@ pub enum Request {
     /// End the service. Guests run on; their disks wait for the next service.
     End,
 }
+
+/// What fails on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrillFault {
+    /// Nothing any more.
+    None,
+    /// The repository of the instance and its mirrors count as unreachable, also for others that come from there.
+    RegistryDown,
+    /// Every request to them takes longer.
+    SlowLink {
+        /// By so much.
+        delay_millis: u64,
+        /// And by its bytes at this rate.
+        bytes_per_second: u64,
+    },
+    /// What the guest writes has no room.
+    DiskFull,
+}
+
+/// Longest drill: nobody rehearses for longer, and one that was forgotten is over then.
+pub const MAX_DRILL_SECONDS: u64 = 3600;
 
 /// An instance to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -382,6 +413,11 @@ pub enum Outcome {
         instances: Vec<Instance>,
         /// Those whose record cannot be read.
         damaged: Vec<Damaged>,
+    },
+    /// Something fails on purpose.
+    Drilled {
+        /// Other instances that run and feel it.
+        others: Vec<String>,
     },
     /// What a deployment would take.
     Forecast(Box<Forecast>),

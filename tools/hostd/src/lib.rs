@@ -15,6 +15,7 @@ mod data_disk;
 mod dirs;
 mod disk_file;
 mod disk_place;
+mod drill;
 mod error;
 mod file_disk;
 mod guest_disk;

@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::dirs::boot_id;
+use crate::drill::{Drill, DrilledDisk};
 use crate::error::{HostResult, system};
 use crate::source::Source;
 
@@ -28,6 +29,8 @@ pub(crate) fn open_overlay(directory: &Path, plan: PlanId) -> HostResult<Arc<Ove
 /// A disk with its server.
 pub(crate) struct Served {
     disk: Arc<Disk>,
+    /// Whether it counts as full, for a drill.
+    full: Arc<Drill<()>>,
     /// The disk as the machine has it.
     impatient: Arc<ImpatientDisk>,
     view: Arc<View>,
@@ -68,7 +71,12 @@ impl Served {
                 }
             }
         });
-        let impatient = Arc::new(ImpatientDisk::new(disk.clone(), patience));
+        let full = Arc::<Drill<()>>::default();
+        let drilled = DrilledDisk {
+            inner: disk.clone(),
+            full: full.clone(),
+        };
+        let impatient = Arc::new(ImpatientDisk::new(Arc::new(drilled), patience));
         let export = Export::new(impatient.clone(), Access::ReadWrite);
         let server = Server::new(Exports::single(export)?, Settings::default());
         let listener = {
@@ -84,6 +92,7 @@ impl Served {
         });
         Ok(Self {
             disk,
+            full,
             impatient,
             view,
             overlay,
@@ -102,6 +111,11 @@ impl Served {
     /// Whether content is still on its way that requests of the machine were given up for.
     pub(crate) fn is_late(&self) -> bool {
         self.impatient.is_late()
+    }
+
+    /// What makes it count as full.
+    pub(crate) fn full(&self) -> Arc<Drill<()>> {
+        self.full.clone()
     }
 
     /// Where its content comes from.

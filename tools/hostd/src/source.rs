@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::api::Repository;
 use crate::compose::Composer;
+use crate::drill::{Drill, DrilledFetch, LinkFault};
 use crate::error::{HostError, HostResult, PlaceFailure};
 use crate::place::Place;
 use crate::renewed::Renewed;
@@ -37,6 +38,8 @@ pub(crate) struct Source {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) reader: Arc<ChunkReader>,
     pub(crate) composer: Composer,
+    /// What is wrong on purpose with the way to all it comes from.
+    pub(crate) link: Arc<Drill<LinkFault>>,
     /// Brings what instances from here have not read yet.
     pub(crate) filler: Arc<Filler>,
     /// Whether it is from elsewhere: what a fill would bring from this machine is here already.
@@ -207,12 +210,13 @@ impl Sources {
                 (renewed.clone(), renewed, boots)
             }
         };
-        let supply = supply(
-            &place,
-            repository.address.clone(),
-            fetch,
-            self.counters.clone(),
-        );
+        let link = Arc::<Drill<LinkFault>>::default();
+        let drilled = |inner| -> Arc<dyn Fetch> {
+            let link = link.clone();
+            Arc::new(DrilledFetch { inner, link })
+        };
+        let (name, counters) = (repository.address.clone(), self.counters.clone());
+        let supply = supply(&place, (name, fetch), counters, drilled);
         let reader = ChunkReader::new(
             Arc::new(supply),
             self.cache.clone(),
@@ -229,6 +233,7 @@ impl Sources {
             catalog,
             reader,
             composer,
+            link,
             boots,
             telling: Mutex::default(),
             filler: Arc::new(Filler::new(FillSettings::at(fill))),

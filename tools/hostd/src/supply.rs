@@ -3,6 +3,7 @@
 //! ```text
 //! ChunkReader           verifies, coalesces, keeps, waits
 //!   Supply              order, breakers, second requests
+//!     DrilledFetch      a fault on purpose, in the host service
 //!     a mirror          RemoteRegistry, asked once
 //!     ...
 //!     the registry      what the caller wraps it in: Renewed for its token, Patient to tell of waits
@@ -17,16 +18,19 @@ use shale_view::{NamedFetch, Observer, Supply};
 use crate::place::Place;
 
 /// What chunks of `place` are had from: its mirrors, and then `registry`, which is the place's own seam, as it is or
-/// wrapped. `name` is what people know the place by.
+/// wrapped, with the name that people know the place by. Each is put behind what `link` makes of it.
 pub fn supply(
     place: &Place,
-    name: String,
-    registry: Arc<dyn Fetch>,
+    (name, registry): (String, Arc<dyn Fetch>),
     observer: Arc<dyn Observer>,
+    link: impl Fn(Arc<dyn Fetch>) -> Arc<dyn Fetch>,
 ) -> Supply {
-    let registry = NamedFetch {
+    let linked = |name, fetch| NamedFetch {
         name,
-        fetch: registry,
+        fetch: link(fetch),
     };
-    Supply::new(place.mirrors(), registry, fastrand::f64, observer)
+    let mirrors = place.mirrors().into_iter();
+    let mirrors = mirrors.map(|mirror| linked(mirror.name, mirror.fetch));
+    let registry = linked(name, registry);
+    Supply::new(mirrors.collect(), registry, fastrand::f64, observer)
 }

@@ -35,8 +35,8 @@ impl Host {
         let cache = Arc::new(Cache::open(Arc::new(DirFiles::open(cache)?), settings)?);
         let counters = Arc::new(Counters::default());
         let handle = runtime.handle().clone();
-        let fetch = place.fetch();
-        let supply = supply(&place, "the repository".into(), fetch, counters);
+        let registry = ("the repository".into(), place.fetch());
+        let supply = supply(&place, registry, counters, |fetch| fetch);
         let reader = ChunkReader::new(Arc::new(supply), cache, RetrySettings::default(), handle);
         Ok(Self {
             runtime,

@@ -36,6 +36,22 @@ fn a_read_outlasts_a_restart() {
 }
 
 #[test]
+fn who_has_others_to_ask_is_told_at_once_that_a_registry_is_gone() {
+    let runtime = Runtime::new().unwrap();
+    let server = Running::open(&runtime, repository());
+    let remote = client(&runtime, server.address, SHORT);
+    server.kill(&runtime);
+    let read = |remote: &shale_client::RemoteRegistry| {
+        let pack = shale_model::PackId::from_bytes([1; 32]);
+        runtime.block_on(remote.read(pack, 0, 10)).unwrap_err()
+    };
+    let (once, again) = (read(&remote.asked_once()), read(&remote));
+    assert_eq!(once.trouble, Trouble::Unavailable);
+    assert!(once.action.contains(", 1 times"), "{}", once.action);
+    assert!(!again.action.contains(", 1 times"), "{}", again.action);
+}
+
+#[test]
 fn a_push_that_the_registry_forgot_can_be_made_again() {
     let runtime = Runtime::new().unwrap();
     let spool = tempfile::tempdir().unwrap();

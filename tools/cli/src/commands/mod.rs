@@ -4,6 +4,7 @@ mod cache;
 mod completion;
 mod config;
 mod doctor;
+mod drill;
 mod export;
 mod host;
 mod layer;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(config::ConfigCommand),
     Up(up::Up),
+    Drill(drill::Drill),
     Doctor(doctor::Doctor),
     Completion(completion::Completion),
     #[command(hide = true)]
@@ -80,6 +82,7 @@ impl Command {
             Command::Ps(ls) => ls.run(context),
             Command::Up(up) => up.run(context),
             Command::Config(config) => config.run(context),
+            Command::Drill(drill) => drill.run(context),
             Command::Doctor(doctor) => doctor.run(context),
             Command::Man(man) => man.run(),
             Command::Completion(completion) => {

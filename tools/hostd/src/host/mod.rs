@@ -9,6 +9,7 @@ mod autostart;
 mod cached;
 mod commit;
 mod deploy;
+mod drill;
 mod export;
 mod forecast;
 mod instance;
@@ -260,6 +261,11 @@ impl Host {
                 self.snapshots(&name(&n)?, action, progress).await
             }
             Request::Reimage(wish) => self.reimage(&name(&wish.name)?, *wish, progress).await,
+            Request::Drill {
+                name: n,
+                fault,
+                seconds,
+            } => self.drill(&name(&n)?, fault, seconds).await,
             Request::Forecast(wish) => self.forecast(*wish, progress).await,
             Request::Precache(wish) => self.precache(*wish, progress).await,
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,

@@ -32,6 +32,7 @@ use crate::output::{Row, bytes, note};
 
 pub(crate) use deploy::Deploy;
 pub(crate) use ls::Ls;
+pub(super) use ssh::arguments;
 
 /// Deploy and run virtual machines
 #[derive(Debug, Subcommand)]
@@ -116,7 +117,7 @@ impl Waiting {
 }
 
 /// One instance, asked of the service.
-fn inspect_one(context: &Context, name: &str) -> anyhow::Result<Instance> {
+pub(super) fn inspect_one(context: &Context, name: &str) -> anyhow::Result<Instance> {
     let name = name.to_owned();
     match call(context, Request::Inspect { name }, |_| {})? {
         Outcome::Instance(instance) => Ok(*instance),
@@ -229,7 +230,7 @@ impl Row for Shown {
     }
 }
 
-fn state(instance: &Instance) -> String {
+pub(super) fn state(instance: &Instance) -> String {
     let state = match instance.state {
         InstanceState::Deploying => "deploying",
         InstanceState::Stopped => "stopped",

@@ -46,7 +46,7 @@ impl Ssh {
 }
 
 /// The arguments of `ssh` up to the command.
-fn arguments(ssh: &api::Ssh) -> Vec<OsString> {
+pub(in crate::commands) fn arguments(ssh: &api::Ssh) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: OsString| {
         let mut text = OsString::from(format!("{name}="));
