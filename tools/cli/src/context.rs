@@ -397,7 +397,7 @@ impl Places {
         private_dir(&spool).with_context(|| format!("make `{}`", spool.display()))?;
         // Without the token: it is for the registry alone.
         let mirrors = repository.mirrors.iter();
-        let mirrors = mirrors.map(|url| Ok(Settings::new(url.parse()?)));
+        let mirrors = mirrors.map(|url| Ok(ClientSettings::new(url.parse()?)));
         let mirrors = mirrors.collect::<Result<_, AddressError>>()?;
         let runtime = self.runtime.clone();
         Ok(Place::remote(settings, mirrors, runtime, spool)?)

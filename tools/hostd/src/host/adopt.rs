@@ -108,11 +108,19 @@ impl Host {
         vm: &Vm,
         record: Record,
     ) -> HostResult<Option<Served>> {
+        if let DiskPlace::File { .. } = record.disk {
+            return Ok(None);
+        }
+        // First: a hypervisor that waits for its disk in the middle of a move answers nobody.
+        let served = self.serve(instance, &record)?;
         let record = self.after_a_move(instance, vm, record)?;
         instance.live().record = Some(record.clone());
         match record.disk {
-            DiskPlace::Overlay { .. } => self.serve(instance, &record).map(Some),
-            DiskPlace::File { .. } => Ok(None),
+            DiskPlace::Overlay { .. } => Ok(Some(served)),
+            DiskPlace::File { .. } => {
+                self.runtime.block_on(served.close())?;
+                Ok(None)
+            }
         }
     }
 
