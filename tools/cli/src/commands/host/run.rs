@@ -79,14 +79,12 @@ impl Run {
             };
             let status = service.status(context, &context.settings)?;
             let attend = context.system.attend(signals, status, reload);
-            let ended = async {
-                tokio::select! {
-                    () = attend => {}
-                    () = service.host.ended() => {}
-                }
+            let tell = async {
+                // Whoever ends it: a signal or a client.
+                service.host.ended().await;
                 context.system.stopping();
             };
-            service.serve(listener, ended).await;
+            tokio::join!(service.serve(listener, attend), tell);
             Ok(())
         })
     }
