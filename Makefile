@@ -1,7 +1,7 @@
 # What one does with the repository, by name. The work is in dev/ and .ci/; `make help` lists the targets.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test lint fmt demo demo-stop bench fuzz
+.PHONY: help build test lint fmt demo demo-stop bench fuzz install uninstall
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -9,6 +9,12 @@ help: ## this list
 build: ## the program, as target/release/shale in the directory that dev/env names
 	dev/packages build
 	dev/check build
+
+install: ## the built program with units, pages and completions: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
+	PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" dev/install
+
+uninstall: ## removes what install made; settings, state and cache stay
+	PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" dev/install remove
 
 test: ## every test; as root also those that mount, boot and make devices
 	dev/packages build test

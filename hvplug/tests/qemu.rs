@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -162,7 +163,18 @@ fn privileged_a_machine_runs_as_another_user_after_one_that_did_not() {
     );
     other.stop(&before.1, Stop::PowerCut).unwrap();
 
+    // A port that is root's alone, which the machine may have all the same.
+    let free = (600..1024).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let forward = Forward {
+        host: free.unwrap(),
+        guest: 80,
+    };
+    let machine = Machine {
+        forwards: vec![forward],
+        ..machine
+    };
     let vm = Ended(&other, other.start(&machine).unwrap());
+    assert!(TcpStream::connect(("127.0.0.1", forward.host)).is_ok());
     let group = 0x7000_0000 + 0x0707_0707;
     let expected =
         format!("Uid: 5 5 5 5\nGid: {group} {group} {group} {group}\nGroups: 60 61\nSeccomp: 2");

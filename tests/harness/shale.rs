@@ -53,6 +53,8 @@ impl Shale {
             // Root's defaults are those of the machine, which a test leaves alone.
             .env("SHALE_STATE", self.home.path().join(".state"))
             .env("SHALE_CACHE", self.home.path().join(".cache"))
+            // Those of the machine, too.
+            .env("SHALE_CONFIG", self.home.path().join(".none.toml"))
             .current_dir(self.home.path());
         command
     }

@@ -17,6 +17,7 @@ mod doctor;
 mod export;
 mod fill;
 mod hostile;
+mod install;
 mod kill;
 mod merge;
 mod mirrors;

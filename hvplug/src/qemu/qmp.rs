@@ -4,11 +4,13 @@
 //! (QEMU `docs/interop/qmp-spec.txt`).
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
@@ -94,7 +96,10 @@ impl Qmp {
 
 /// Connects, also where other clients wait in the queue.
 fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(path)?;
+    // Not through a link: what has broken out of a machine may have put one there, to the socket of another.
+    let own = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, own, Mode::empty())?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     loop {
         let socket =
@@ -177,6 +182,12 @@ mod tests {
             };
             assert_eq!(source.kind(), kind, "{greeting}");
         }
+        let (dir, path) = serve(&[GREETING, "{\"return\": {}}\r\n"]);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let error = Qmp::connect(&link, Duration::from_secs(1)).err();
+        assert!(matches!(error, Some(DriverError::NoAnswer { .. })));
+        assert!(Qmp::connect(&path, Duration::from_secs(5)).is_ok());
         let error = Qmp::connect(Path::new("/nowhere"), Duration::from_secs(1)).unwrap_err();
         assert!(matches!(error, DriverError::NoAnswer { .. }), "{error}");
     }

@@ -11,7 +11,7 @@ use harness::{Background, need_root, run, tool};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
-use super::host::Vms;
+use super::host::{Vms, failure};
 
 /// A user of every Debian system, that no service of a test runs as.
 const USER: (&str, &str) = ("games", "5");
@@ -129,8 +129,6 @@ fn privileged_boot_machines_run_as_a_user_who_reaches_their_own_files_only() -> 
     need_root()?;
     let vms = Vms::with_kernel_only()?;
     let home = vms.shale.home();
-    // As the ways to the system's own directories are.
-    fs::set_permissions(home, fs::Permissions::from_mode(0o711))?;
     fs::create_dir_all(home.join(".config/shale"))?;
     // One from before there was such a user.
     vms.run(&["deploy", "test/kernel", "--name", "older", "--wait", "none"])?;
@@ -139,6 +137,12 @@ fn privileged_boot_machines_run_as_a_user_who_reaches_their_own_files_only() -> 
     vms.kill_service()?;
     let settings = home.join(".config/shale/config.toml");
     fs::write(&settings, format!("[host]\nuser = \"{}\"\n", USER.0))?;
+    // Without a way to its files, a machine would not start.
+    fs::set_permissions(home, fs::Permissions::from_mode(0o700))?;
+    let mut closed = vms.shale.command();
+    ensure!(failure(closed.args(["host", "run"]))? == 2);
+    // As the ways to the system's own directories are.
+    fs::set_permissions(home, fs::Permissions::from_mode(0o711))?;
     let mut service = vms.shale.command();
     service
         .args(["host", "run"])

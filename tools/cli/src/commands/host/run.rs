@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -35,7 +35,7 @@ const MACHINE_USER_KEY: &str = "host.user";
 /// `shale vm deploy` starts it in the background where it does not run. It ends on SIGINT or SIGTERM.
 /// Machines run on without it, their disks waiting, and are taken over by the next one, however it
 /// ended. On SIGHUP it reads its settings again: the fill rate and the size of the cache change while it
-/// runs. A service manager may listen on its socket (LISTEN_FDS), and is told how it is (NOTIFY_SOCKET).
+/// runs. Where it is root, machines run as the user `shale-vm`, if there is one. A service manager may listen on its socket (LISTEN_FDS), and is told how it is (NOTIFY_SOCKET).
 ///
 /// Examples:
 ///   shale host run
@@ -79,14 +79,12 @@ impl Run {
             };
             let status = service.status(context, &context.settings)?;
             let attend = context.system.attend(signals, status, reload);
-            let ended = async {
-                tokio::select! {
-                    () = attend => {}
-                    () = service.host.ended() => {}
-                }
+            let tell = async {
+                // Whoever ends it: a signal or a client.
+                service.host.ended().await;
                 context.system.stopping();
             };
-            service.serve(listener, ended).await;
+            tokio::join!(service.serve(listener, attend), tell);
             Ok(())
         })
     }
@@ -199,6 +197,16 @@ fn machine_user(context: &Context) -> anyhow::Result<Option<Account>> {
             }
         };
     };
+    if let Some(closed) = closed_way(&context.dirs) {
+        let closed = closed.display();
+        let text = format!("machines cannot run as `{name}`, whom `{closed}` does not let through");
+        if said.is_none() {
+            note!("{text}: they run as root");
+            return Ok(None);
+        }
+        let hint = format!("chmod o+x {closed}, or choose another --state");
+        return Err(Failure::new(Exit::Usage, text).hint(hint).into());
+    }
     let own = CString::new(name)?;
     let groups = getgrouplist(&own, user.gid).context("look up its groups")?;
     // Its own group would be shared by all machines.
@@ -207,6 +215,13 @@ fn machine_user(context: &Context) -> anyhow::Result<Option<Account>> {
         uid: user.uid.as_raw(),
         groups: groups.map(|group| group.as_raw()).collect(),
     }))
+}
+
+/// A directory above those of the service that does not let everybody through. It is not the service's to open.
+fn closed_way(dirs: &HostDirs) -> Option<PathBuf> {
+    let above = dirs.state.ancestors().skip(1);
+    let above = above.filter(|dir| fs::metadata(dir).is_ok_and(|found| found.mode() & 1 == 0));
+    above.last().map(Path::to_owned)
 }
 
 /// Lets machines that run as another user pass on the way to their own files. What lies in these directories says for
