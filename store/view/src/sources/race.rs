@@ -84,16 +84,25 @@ pub(super) struct Race<'s, Q: Question> {
     supply: &'s Supply,
     question: &'s Q,
     urgency: Urgency,
-    /// Whose turn it was already.
-    over: Vec<bool>,
-    /// Those of them that are left alone.
-    refused: Vec<usize>,
+    turns: Turns,
     asked: FuturesUnordered<BoxFuture<'s, Done<'s, Q::Answer>>>,
     /// Those of them that count as not answering yet.
     pending: Vec<usize>,
     verdicts: Verdicts,
+    timing: Timing,
+}
+
+/// Whose turn it is.
+struct Turns {
+    /// Whose turn it was already, mirrors first.
+    over: Vec<bool>,
+    /// Those of them that are left alone.
+    refused: Vec<usize>,
+}
+
+struct Timing {
     begun: Instant,
-    /// When the last of them was asked.
+    /// When the last source was asked.
     asked_at: Instant,
     alarm: Alarm,
 }
@@ -110,14 +119,18 @@ impl<'s, Q: Question> Race<'s, Q> {
             supply,
             question,
             urgency,
-            over,
-            refused: Vec::new(),
+            turns: Turns {
+                over,
+                refused: Vec::new(),
+            },
             asked: FuturesUnordered::new(),
             pending: Vec::new(),
             verdicts: Verdicts::default(),
-            begun: Instant::now(),
-            asked_at: Instant::now(),
-            alarm: Alarm::Never,
+            timing: Timing {
+                begun: Instant::now(),
+                asked_at: Instant::now(),
+                alarm: Alarm::Never,
+            },
         }
     }
 
@@ -125,7 +138,7 @@ impl<'s, Q: Question> Race<'s, Q> {
     pub(super) async fn run(mut self) -> Result<Q::Good, NotRead> {
         while self.ask_next() {
             while !self.asked.is_empty() {
-                let alarm = self.alarm;
+                let alarm = self.timing.alarm;
                 tokio::select! {
                     biased;
                     Some(done) = self.asked.next() => {
@@ -137,7 +150,7 @@ impl<'s, Q: Question> Race<'s, Q> {
                 }
             }
         }
-        for index in std::mem::take(&mut self.refused) {
+        for index in std::mem::take(&mut self.turns.refused) {
             let name = &self.supply.suppliers[index].name;
             let text = format!("{name} failed several times and is left alone for a while");
             let error = SeamError::new(Trouble::Unavailable, text);
@@ -156,30 +169,30 @@ impl<'s, Q: Question> Race<'s, Q> {
     }
 
     fn next(&mut self) -> Option<(usize, Admission)> {
-        let registry = self.over.len() - 1;
-        while let Some(index) = self.over.iter().position(|over| !over) {
-            self.over[index] = true;
+        let registry = self.turns.over.len() - 1;
+        while let Some(index) = self.turns.over.iter().position(|over| !over) {
+            self.turns.over[index] = true;
             let supplier = &self.supply.suppliers[index];
             if index != registry && !self.question.may_be_at(supplier) {
                 self.verdicts.lacks();
                 continue;
             }
             match supplier.admit() {
-                Admission::Refuse => self.refused.push(index),
+                Admission::Refuse => self.turns.refused.push(index),
                 admission => return Some((index, admission)),
             }
         }
         // The registry has what nobody else has; and to leave a source alone helps nobody where no other is better.
         let is_left = |index: &usize| *index == registry || self.verdicts.want_everybody();
-        let last = self.refused.iter().rposition(is_left)?;
-        Some((self.refused.remove(last), Admission::Refuse))
+        let last = self.turns.refused.iter().rposition(is_left)?;
+        Some((self.turns.refused.remove(last), Admission::Refuse))
     }
 
     fn send(&mut self, index: usize, why: Why, admission: Admission) {
         let supplier = &self.supply.suppliers[index];
         let (question, sent) = (self.question, supplier.sent(admission));
         let (at, is_first) = (Instant::now(), self.pending.is_empty());
-        self.asked_at = at;
+        self.timing.asked_at = at;
         self.pending.push(index);
         self.asked.push(Box::pin(async move {
             let answer = question.ask(&*supplier.fetch).await;
@@ -191,7 +204,7 @@ impl<'s, Q: Question> Race<'s, Q> {
             }
         }));
         let hedging = self.supply.hedging();
-        self.alarm = match self.urgency {
+        self.timing.alarm = match self.urgency {
             Urgency::Ahead => Alarm::Never,
             Urgency::Waited if is_first => Alarm::Hedge(at + hedging.delay()),
             Urgency::Waited => Alarm::Late(at + hedging.late()),
@@ -200,19 +213,22 @@ impl<'s, Q: Question> Race<'s, Q> {
 
     /// No answer came in time.
     fn rang(&mut self) {
-        match self.alarm {
+        match self.timing.alarm {
             Alarm::Hedge(_) => match self.second() {
                 Some(index) => {
-                    self.over[index] = true;
+                    self.turns.over[index] = true;
                     self.supply.observer.hedged(Hedge::Sent);
                     self.send(index, Why::Hedge, Admission::Pass);
                 }
-                None => self.alarm = Alarm::Late(self.asked_at + self.supply.hedging().late()),
+                None => {
+                    self.timing.alarm =
+                        Alarm::Late(self.timing.asked_at + self.supply.hedging().late())
+                }
             },
             Alarm::Late(_) => {
                 let late = std::mem::take(&mut self.pending);
                 if !self.ask_next() {
-                    self.alarm = Alarm::Never;
+                    self.timing.alarm = Alarm::Never;
                     return;
                 }
                 for index in late {
@@ -229,7 +245,7 @@ impl<'s, Q: Question> Race<'s, Q> {
             let supplier = &self.supply.suppliers[*index];
             supplier.state() == SourceState::Asked && self.question.may_be_at(supplier)
         };
-        let mut others = (0..self.over.len()).filter(|index| !self.over[*index]);
+        let mut others = (0..self.turns.over.len()).filter(|index| !self.turns.over[*index]);
         let same = self.pending.first().copied();
         let second = others.find(well).or(same.filter(well))?;
         self.supply.hedging().may_send().then_some(second)
@@ -256,7 +272,7 @@ impl<'s, Q: Question> Race<'s, Q> {
             (Judged::Good(good), bytes) => {
                 if self.urgency == Urgency::Waited {
                     // Where another one was faster, the first had not come in this time.
-                    self.supply.hedging().took(self.begun.elapsed());
+                    self.supply.hedging().took(self.timing.begun.elapsed());
                 }
                 if why == Why::Hedge {
                     self.supply.observer.hedged(Hedge::Won);
@@ -287,8 +303,8 @@ impl<'s, Q: Question> Race<'s, Q> {
 
     fn erred(&mut self, index: usize, sent: Sent<'_>, error: SeamError) {
         let supplier = &self.supply.suppliers[index];
-        let is_registry = index == self.over.len() - 1;
-        let is_alone = self.over.len() == 1;
+        let is_registry = index == self.turns.over.len() - 1;
+        let is_alone = self.turns.over.len() == 1;
         match error.trouble {
             Trouble::NotFound => {
                 sent.succeeded(0);

@@ -33,14 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Rehearse a failure with a machine, and tell what its guest saw
 ///
-/// Choose a machine that nobody needs: its guest may stand still meanwhile. Before, during and after the failure the
-/// guest reads and writes a little, if you can log in with `shale vm ssh`. The failure is over by itself after its
-/// time, also when this command is killed. Exit code 0: the guest saw no error and no wrong byte.
-///
-///   registry-down  the registry and its mirrors count as unreachable, for all machines that come from there
-///   slow-link      every request to them takes longer (--delay, --rate)
-///   daemon-kill    the host service is killed, and started again
-///   disk-full      what the guest writes has no room
+/// Choose a machine that nobody needs: its guest may stand still meanwhile. Before, during and
+/// after the failure the guest reads and writes a little, if you can log in with `shale vm ssh`.
+/// The failure is over by itself after its time, also when this command is killed. Exit code 0:
+/// the guest saw no error and no wrong byte.
 ///
 /// Examples:
 ///   shale drill registry-down --vm canary --for 30
@@ -74,13 +70,13 @@ pub(crate) struct Drill {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum What {
-    /// Content does not come.
+    /// The registry and its mirrors count as unreachable, for all machines that come from there.
     RegistryDown,
-    /// The host service dies.
+    /// The host service is killed, and started again.
     DaemonKill,
-    /// Content comes slowly.
+    /// Every request to registry and mirrors takes longer (--delay, --rate).
     SlowLink,
-    /// Writes have no room.
+    /// What the guest writes has no room.
     DiskFull,
 }
 
