@@ -101,7 +101,9 @@ impl DiskMover for Qemu {
 
     fn give_up(&self, vm: &Vm) -> DriverResult<()> {
         let cancel = json!({ "device": JOB, "force": true });
-        if let Some(job) = job(&mut connect(vm)?)? {
+        // One connection at a time is served: this one ends here.
+        let job = job(&mut connect(vm)?)?;
+        if let Some(job) = job {
             if job["status"] != "concluded" {
                 connect(vm)?.execute("block-job-cancel", cancel)?;
             }

@@ -4,7 +4,8 @@ mod run;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,10 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long a service may take to close its disks and tell registries of boots.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long it may take another command's service, of two that were started at once, to answer. Who has what a service
+/// needs and is none does not answer at all.
+const OTHER_READY_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often a starting service is asked.
 const POLL: Duration = Duration::from_millis(20);
@@ -100,21 +105,12 @@ fn start(context: &Context) -> anyhow::Result<HostClient> {
             return Ok(client);
         }
         if let Some(status) = child.try_wait()? {
-            // Two commands may have started one each, of which one remains.
-            if let Ok(client) = HostClient::connect(&socket) {
-                return Ok(client);
-            }
-            let said = fs::read_to_string(context.dirs.host_log()).unwrap_or_default();
-            let start = said.floor_char_boundary(said.len().saturating_sub(SAID_BYTES));
-            let text = format!(
-                "the host service ended ({status}): {}",
-                said[start..].trim()
-            );
-            let exit = match status.code() {
-                Some(code) if code == Exit::Conflict as i32 => Exit::Conflict,
-                _ => Exit::Failure,
+            // Two commands may have started one each, of which one remains; it may not listen yet.
+            let wait = match status.code() {
+                Some(code) if code == Exit::Conflict as i32 => OTHER_READY_WITHIN,
+                _ => Duration::ZERO,
             };
-            return Err(Failure::new(exit, text).into());
+            return wait_for_other(&socket, wait).ok_or_else(|| ended(context, status));
         }
         if Instant::now() > deadline {
             let text = format!("the host service does not answer within {READY_WITHIN:?}");
@@ -123,6 +119,33 @@ fn start(context: &Context) -> anyhow::Result<HostClient> {
         }
         sleep(POLL);
     }
+}
+
+/// The service that another command has started.
+fn wait_for_other(socket: &Path, wait: Duration) -> Option<HostClient> {
+    let deadline = Instant::now() + wait;
+    loop {
+        match HostClient::connect(socket) {
+            Ok(client) => return Some(client),
+            Err(_) if Instant::now() < deadline => sleep(POLL),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Why a service ended that was started.
+fn ended(context: &Context, status: ExitStatus) -> anyhow::Error {
+    let said = fs::read_to_string(context.dirs.host_log()).unwrap_or_default();
+    let start = said.floor_char_boundary(said.len().saturating_sub(SAID_BYTES));
+    let text = format!(
+        "the host service ended ({status}): {}",
+        said[start..].trim()
+    );
+    let exit = match status.code() {
+        Some(code) if code == Exit::Conflict as i32 => Exit::Conflict,
+        _ => Exit::Failure,
+    };
+    Failure::new(exit, text).into()
 }
 
 fn spawn(context: &Context) -> anyhow::Result<Child> {
