@@ -41,9 +41,15 @@ impl Qmp {
             reader: BufReader::new(stream),
             deadline,
         };
-        let greeting = qmp.read().map_err(no_answer("greeting"))?;
-        if greeting.get("QMP").is_none() {
-            return Err(no_answer("greeting")(io::ErrorKind::InvalidData.into()));
+        loop {
+            let line = qmp.read().map_err(no_answer("greeting"))?;
+            if line.get("QMP").is_some() {
+                break;
+            }
+            // What happened when the client before had just left.
+            if line.get("event").is_none() {
+                return Err(no_answer("greeting")(io::ErrorKind::InvalidData.into()));
+            }
         }
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
@@ -144,6 +150,19 @@ mod tests {
             })
             .unwrap();
         (dir, path)
+    }
+
+    /// An event that was for the client before.
+    const LATE: &str = "{\"event\": \"JOB_STATUS_CHANGE\", \"data\": {}}\r\n";
+
+    #[test]
+    fn a_greeting_may_come_behind_an_event() {
+        let lines: &'static [&'static str] = Box::leak(Box::new([
+            format!("{LATE}{GREETING}").leak() as &str,
+            "{\"return\": {}}\r\n",
+        ]));
+        let (_dir, path) = serve(lines);
+        assert!(Qmp::connect(&path, Duration::from_secs(5)).is_ok());
     }
 
     const GREETING: &str = "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n";

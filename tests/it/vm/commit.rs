@@ -98,7 +98,15 @@ fn change_a_little(root: &Path) -> Result<()> {
     fs::write(root.join("etc/ssh/ssh_host_rsa_key"), "secret")?;
     fs::create_dir_all(root.join("var/lib/systemd"))?;
     fs::write(root.join("var/lib/systemd/random-seed"), "seed")?;
-    fs::write(root.join("root/.ssh/id_ed25519"), "secret")?;
+    fs::write(root.join("home/ada/.ssh/id_ed25519"), "secret")?;
+    // Under another name first, and once more where it is looked for.
+    fs::create_dir(root.join("copy"))?;
+    fs::hard_link(root.join("etc/ssh/ssh_host_rsa_key"), root.join("copy/key"))?;
+    // In a directory that only the deployment made.
+    fs::write(root.join("home/ada/note"), "kept")?;
+    // A file of the guest gets the inode of a directory that is the layout's.
+    fs::remove_dir(root.join("lost+found"))?;
+    fs::write(root.join("etc/eleven"), "kept")?;
     fs::remove_file(root.join("etc/hostname"))?;
     let old = root.join("etc/ssh/ssh_host_ed25519_key");
     fs::remove_file(&old).context("the host key of the deployment")
@@ -125,7 +133,10 @@ fn commit(vms: &Vms, reference: &str) -> Result<Value> {
         "/etc/machine-id",
         "/etc/hosts",
         "/etc/ssh/ssh_host_",
-        "/root/.ssh",
+        "/home/ada/.ssh",
+        "/etc/shadow",
+        "/etc/gshadow",
+        "/copy/key: links",
         "/var/lib/systemd/random-seed",
     ];
     let differences = tree_differences(&machine.path(), &template.path())?;
@@ -153,7 +164,16 @@ fn privileged_what_a_guest_changed_becomes_a_layer() -> Result<()> {
     need_root()?;
     let vms = Vms::new()?;
     push_template(&vms)?;
-    vms.run(&["deploy", "test/both", "--name", "a", "--wait", "none"])?;
+    vms.run(&[
+        "deploy",
+        "test/both",
+        "--name",
+        "a",
+        "--wait",
+        "none",
+        "--user",
+        "ada",
+    ])?;
     assert_eq!(
         failure(&mut vms.command(&["commit", "a", "test/new"]))?,
         CONFLICT

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Random, need_root, run, tool};
-use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use crate::export::check_file_system;
@@ -223,8 +222,7 @@ fn privileged_boot_a_localized_machine_needs_neither_registry_nor_service() -> R
         "who paused it lets it go on"
     );
     registry.server.kill()?;
-    let service = vms.service_pid()?;
-    kill_process(service, Signal::TERM)?;
+    run(vms.shale.command().args(["host", "stop"]))?;
     // All of it is there, with nobody left to ask.
     vms.run(&["start", "stopped", "--wait", "none"])?;
     check_localized(&vms, "stopped")?;

@@ -311,6 +311,7 @@ impl HostError {
             Self::Overlay(OverlayError::Lock(LockError::Held { .. })) => Trouble::Conflict,
             Self::Listen(ListenError::Busy(_)) => Trouble::Conflict,
             Self::Runs(_) | Self::NotStopped(_) => Trouble::Conflict,
+            Self::CannotMove(_) | Self::IsFile(_) => Trouble::Conflict,
             Self::DiskFile(error) if error.is_there() => Trouble::Conflict,
             Self::DiskFile(error) if error.is_full() => Trouble::NoSpace,
             Self::NoPort | Self::StillRunning { .. } | Self::Stalled { .. } => Trouble::Unavailable,
@@ -338,7 +339,7 @@ impl HostError {
             if let Some(seam) = error.downcast_ref::<SeamError>() {
                 return seam.trouble;
             }
-            if error.is::<FormatError>() {
+            if error.is::<FormatError>() || is_damaged_guest(error) {
                 return Trouble::Integrity;
             }
             if error.downcast_ref().is_some_and(PlaceError::in_use) {
@@ -382,6 +383,10 @@ impl HostError {
             Self::Runs(name) => format!("`shale vm stop {name}` or `shale vm pause {name}` first"),
             Self::DiskFile(error) if error.is_there() => {
                 "name a file that does not exist, or remove this one".into()
+            }
+            Self::MoveFailed { .. } => {
+                "make room where --state is, or see what the hypervisor says; the disk is as it was"
+                    .into()
             }
             Self::CannotMove(name) => format!("`shale vm stop {name}` first"),
             Self::IsFile(name) => format!("`shale vm export {name} FILE` makes a copy"),
@@ -458,6 +463,15 @@ fn hint_of_driver(error: &DriverError) -> Option<String> {
         DriverError::Ended => "`shale vm start` starts it again".into(),
         DriverError::Refused { .. } | DriverError::System { .. } => return None,
     })
+}
+
+/// Whether a push failed because the file system of the guest is damaged.
+fn is_damaged_guest(error: &(dyn Error + 'static)) -> bool {
+    let inner = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    let inner = inner.and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(GuestDiskError::Format(_)))
 }
 
 /// What can be done about a trouble, whatever has it.

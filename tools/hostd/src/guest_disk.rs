@@ -26,10 +26,10 @@ pub enum GuestDiskError {
         /// What.
         what: &'static str,
         /// The limit.
-        limit: usize,
+        limit: u64,
     },
-    /// Two names lead to a directory: it could be its own parent.
-    #[error("the directory with inode {0} has two names")]
+    /// Two names lead to an inode that has one: a directory could be its own parent, and a file be read without end.
+    #[error("inode {0} has more names than it says")]
     TwoNames(u32),
     /// A name leads to an inode that is not in use.
     #[error("inode {0} has a name and is not in use")]
@@ -68,6 +68,10 @@ impl Metadata for GuestDisk {
         let inside = offset.checked_add(len as u64).filter(|end| *end <= size);
         if inside.is_none() {
             return Err(GuestDiskError::Read("a read leaves it".into()));
+        }
+        // Reads of what is here come without a wait, in which it would show.
+        if let Some(over) = self.patience.over() {
+            return Err(GuestDiskError::Read(over.to_string()));
         }
         let mut ahead = self.ahead.borrow_mut();
         let mut bytes = vec![0; len];

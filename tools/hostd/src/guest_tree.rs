@@ -24,7 +24,10 @@ const MAX_READ_BYTES: u64 = 1 << 20;
 const MAX_NAMES: usize = 1 << 20;
 
 /// Most names of all directories together: what differs from the template is held in memory, some 200 bytes of each.
-const MAX_ENTRIES: usize = 4 << 20;
+const MAX_ENTRIES: u64 = 4 << 20;
+
+/// Most bytes of all names with their paths, attributes and links together.
+const MAX_DESCRIBED_BYTES: u64 = 1 << 30;
 
 /// `S_IFMT` and what it says.
 mod mode {
@@ -68,8 +71,8 @@ impl Source for GuestTree<'_> {
             unchanged: self.unchanged.as_ref(),
             visitor,
             links: HashMap::new(),
-            directories: HashSet::from([TreeShape::ROOT]),
-            entries: 0,
+            met: HashSet::from([TreeShape::ROOT]),
+            taken: Taken::default(),
         };
         walk.all()
     }
@@ -83,9 +86,45 @@ struct Walk<'a> {
     visitor: &'a mut dyn Visitor,
     /// The first path of each inode that has more names.
     links: HashMap<u32, TreePath>,
-    /// Directories that were met.
-    directories: HashSet<u32>,
-    entries: usize,
+    /// What has one name and was met.
+    met: HashSet<u32>,
+    taken: Taken,
+}
+
+/// What was taken of the disk so far. Blocks belong to one file each, so that no file system has more than its disk.
+#[derive(Default)]
+struct Taken {
+    names: u64,
+    /// Bytes of names, attributes and links, which are held in memory where they differ from the template's.
+    described: u64,
+    /// Bytes of directories and of files.
+    read: u64,
+}
+
+impl Taken {
+    fn add(&mut self, names: u64, described: u64) -> Result<(), GuestDiskError> {
+        self.names += names;
+        self.described += described;
+        let too_many = |what, limit| Err(GuestDiskError::TooMany { what, limit });
+        match () {
+            () if self.names > MAX_ENTRIES => too_many("names", MAX_ENTRIES),
+            () if self.described > MAX_DESCRIBED_BYTES => {
+                too_many("bytes of names, links and attributes", MAX_DESCRIBED_BYTES)
+            }
+            () => Ok(()),
+        }
+    }
+
+    fn read(&mut self, bytes: u64, disk_bytes: u64) -> Result<(), GuestDiskError> {
+        self.read += bytes;
+        match self.read > disk_bytes {
+            true => Err(GuestDiskError::TooMany {
+                what: "bytes of files",
+                limit: disk_bytes,
+            }),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Walk<'_> {
@@ -122,7 +161,8 @@ impl Walk<'_> {
                 source,
             })?;
             let inode = self.inode(number).map_err(failed(&child))?;
-            if inode.is_directory() && !self.directories.insert(number) {
+            let has_one_name = inode.is_directory() || inode.links <= 1;
+            if has_one_name && !self.met.insert(number) {
                 return Err(failed(&child)(GuestDiskError::TwoNames(number)).into());
             }
             let entry = self.entry(&child, name, &inode)?;
@@ -146,16 +186,14 @@ impl Walk<'_> {
                 false => ControlFlow::Continue(()),
             }
         })?;
-        self.entries += names.len();
-        let too_many = |what, limit| GuestDiskError::TooMany { what, limit };
-        match names.len() {
-            len if len > MAX_NAMES => Err(too_many("names of a directory", MAX_NAMES)),
-            _ if self.entries > MAX_ENTRIES => Err(too_many("names", MAX_ENTRIES)),
-            _ => {
-                names.sort();
-                Ok(names)
-            }
+        if names.len() > MAX_NAMES {
+            return Err(GuestDiskError::TooMany {
+                what: "names of a directory",
+                limit: MAX_NAMES as u64,
+            });
         }
+        names.sort();
+        Ok(names)
     }
 
     fn inode(&self, number: u32) -> Result<TreeInode, GuestDiskError> {
@@ -171,6 +209,8 @@ impl Walk<'_> {
     ) -> Result<Entry, PushError> {
         if inode.links > 1 && !inode.is_directory() {
             if let Some(first) = self.links.get(&inode.number) {
+                let described = (path.as_bytes().len() + first.as_bytes().len()) as u64;
+                self.taken.add(1, described).map_err(failed(path))?;
                 let kind = Kind::HardLink(first.clone());
                 let attrs = Attrs::default();
                 return Ok(Entry { name, attrs, kind });
@@ -178,6 +218,9 @@ impl Walk<'_> {
             self.links.insert(inode.number, path.clone());
         }
         let attrs = self.attrs(path, inode)?;
+        let link = if inode.is_symlink() { inode.size } else { 0 };
+        let described = (path.as_bytes().len() + attrs.xattrs.bytes()) as u64 + link;
+        self.taken.add(1, described).map_err(failed(path))?;
         let kind = self.kind(path, inode)?;
         Ok(Entry { name, attrs, kind })
     }
@@ -215,6 +258,7 @@ impl Walk<'_> {
         let mut bytes = GuestFile {
             disk: self.disk,
             tree: &self.tree,
+            taken: &mut self.taken,
             inode,
             path,
             at: 0,
@@ -246,6 +290,7 @@ impl Walk<'_> {
 struct GuestFile<'a> {
     disk: &'a Replayed<GuestDisk>,
     tree: &'a TreeReader<'a, Replayed<GuestDisk>>,
+    taken: &'a mut Taken,
     inode: &'a TreeInode,
     path: &'a TreePath,
     at: u64,
@@ -272,7 +317,8 @@ impl FileBytes for GuestFile<'_> {
             return Ok(Run::Zeros(len));
         };
         let len = len.min(buffer.len() as u64).min(MAX_READ_BYTES) as usize;
-        let bytes = self.disk.range(start * BLOCK + inside, len);
+        let taken = self.taken.read(len as u64, self.disk.disk_bytes());
+        let bytes = taken.and_then(|()| self.disk.range(start * BLOCK + inside, len));
         buffer[..len].copy_from_slice(&bytes.map_err(fail)?);
         self.at += len as u64;
         Ok(Run::Data(len))

@@ -1,17 +1,19 @@
 //! What of a guest's changes may become a template: what belongs to one machine does not.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use shale_image::identity::lint_entry;
 use shale_image::merge::ChunkBytes;
 use shale_ingest::{FileBytes, PushError, Run, Source, SourceError, Visitor};
-use shale_model::{Content, Entry, Extent, Kind, RootEntry, Tree, TreePath};
+use shale_model::{Content, Entry, Extent, Kind, Name, RootEntry, Tree, TreePath};
 
 /// A difference to a template, less what `shale template lint` would find in it.
 pub(crate) struct Impersonal<'a> {
     pub(crate) source: &'a mut dyn Source,
     /// The template.
     pub(crate) template: &'a Tree,
+    /// The template with what makes the machine itself.
+    pub(crate) itself: &'a Tree,
     /// The bytes of its chunks that no layer has, because merging made them.
     pub(crate) synthetic: &'a ChunkBytes,
 }
@@ -23,8 +25,10 @@ impl Source for Impersonal<'_> {
             template: self.template,
             synthetic: self.synthetic,
             left_out: HashSet::new(),
+            kept: BTreeMap::new(),
         };
-        self.source.visit(&mut sieve)
+        self.source.visit(&mut sieve)?;
+        sieve.tell_all(self.itself)
     }
 }
 
@@ -33,6 +37,7 @@ struct Sieve<'a> {
     template: &'a Tree,
     synthetic: &'a ChunkBytes,
     left_out: HashSet<TreePath>,
+    kept: BTreeMap<TreePath, BTreeMap<Name, Entry>>,
 }
 
 impl Sieve<'_> {
@@ -40,9 +45,36 @@ impl Sieve<'_> {
         match kind {
             // What the guest removed of its own identity was never in the template.
             Kind::Whiteout => self.template.lookup(path).is_none(),
-            Kind::HardLink(first) => self.left_out.contains(first),
+            Kind::HardLink(first) if self.left_out.contains(first) => true,
             kind => lint_entry(path, kind).is_some(),
         }
+    }
+
+    /// Tells what is kept, and the directories around it that are the machine's own: nobody else describes them.
+    fn tell_all(mut self, itself: &Tree) -> Result<(), PushError> {
+        let mut around: Vec<TreePath> = self.kept.keys().cloned().collect();
+        while let Some(path) = around.pop() {
+            let Some((dir, name)) = path.split() else {
+                continue;
+            };
+            let node = itself.lookup(&path).map(|node| itself.node(node));
+            let node = node.filter(|_| self.template.lookup(&path).is_none());
+            if let Some(node) = node {
+                let names = self.kept.entry(dir.clone()).or_default();
+                names.entry(name.clone()).or_insert_with(|| Entry {
+                    name,
+                    attrs: node.attrs.clone(),
+                    kind: Kind::Directory,
+                });
+                around.push(dir);
+            }
+        }
+        for (dir, names) in std::mem::take(&mut self.kept) {
+            for entry in names.into_values() {
+                self.visitor.entry(&dir, entry)?;
+            }
+        }
+        Ok(())
     }
 
     /// The bytes of a file that merging made: it keeps its content, which has to go with it.
@@ -85,7 +117,9 @@ impl Visitor for Sieve<'_> {
                 entry.kind = Kind::File(self.visitor.content(&path, &mut bytes)?);
             }
         }
-        self.visitor.entry(dir, entry)
+        let names = self.kept.entry(dir.clone()).or_default();
+        names.insert(entry.name.clone(), entry);
+        Ok(())
     }
 }
 

@@ -37,8 +37,17 @@ pub(crate) struct Served {
     overlay: Arc<Overlay>,
     end: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
-    fill: JoinHandle<()>,
+    fill: Aborted,
     filled: watch::Receiver<FillState>,
+}
+
+/// A task that ends when this is dropped.
+struct Aborted(JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Served {
@@ -60,7 +69,7 @@ impl Served {
         });
         let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
         let (state, filled) = watch::channel(FillState::Running);
-        let fill = runtime.spawn({
+        let fill = Aborted(runtime.spawn({
             let (filler, view) = (source.filler.clone(), view.clone());
             async move {
                 loop {
@@ -70,7 +79,7 @@ impl Served {
                     changed.await;
                 }
             }
-        });
+        }));
         let full = Arc::<Drill<()>>::default();
         let drilled = DrilledDisk {
             inner: disk.clone(),
@@ -145,7 +154,7 @@ impl Served {
 
     /// Ends the server when all that clients sent is answered, and makes what they wrote durable.
     pub(crate) async fn close(self) -> HostResult<()> {
-        self.fill.abort();
+        drop(self.fill);
         let _ = self.end.send(());
         // A server that failed has closed its connections too.
         let _ = self.server.await;

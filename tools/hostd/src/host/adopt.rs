@@ -26,7 +26,7 @@ enum Found {
 }
 
 /// What a look at an instance found.
-enum Look {
+pub(super) enum Look {
     Well,
     /// Its machine ended by itself.
     Ended,
@@ -52,9 +52,11 @@ impl Host {
                     let starts = Self::starts_by_itself(&record);
                     let _ = take_up_snapshots(&instance);
                     instance.live().record = Some(record);
-                    let found = self.adopt(&instance);
-                    if let (true, Found::NoMachine) = (starts, found) {
-                        Self::note_waiting(&instance);
+                    match self.adopt(&instance) {
+                        Found::NoMachine if starts => Self::note_waiting(&instance),
+                        // It ended by itself, or was not to start again. What cannot be kept is kept the next time.
+                        Found::NoMachine => drop(self.keep_stopped(&instance)),
+                        Found::Machine => {}
                     }
                     let (record, trouble) = {
                         let live = instance.live();
@@ -158,7 +160,7 @@ impl Host {
     }
 
     /// Blocks.
-    fn look_after(&self, instance: &Instance) -> Look {
+    pub(super) fn look_after(&self, instance: &Instance) -> Look {
         let (vm, phase) = {
             let live = instance.live();
             (
@@ -225,6 +227,20 @@ impl Host {
             Ok(())
         })
         .await
+    }
+
+    /// Keeps that an instance has no machine. Blocks.
+    fn keep_stopped(&self, instance: &Instance) -> HostResult<()> {
+        let record = instance.live().record.clone();
+        match record.filter(|record| record.phase == Phase::Started) {
+            None => Ok(()),
+            Some(mut record) => {
+                record.phase = Phase::Stopped;
+                self.keep(&instance.name, &record)?;
+                instance.live().record = Some(record);
+                Ok(())
+            }
+        }
     }
 
     /// Keeps a record, durably. Blocks.

@@ -82,6 +82,7 @@ impl Host {
         let mut changes = Impersonal {
             source: &mut changes,
             template: &base.composed.tree,
+            itself: &base.itself.tree,
             synthetic: &base.itself.synthetic,
         };
         let pushed = push_tree(&mut changes, &*sink, CHUNKER, &())?;

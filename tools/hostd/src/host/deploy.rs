@@ -152,7 +152,8 @@ impl Host {
         let user = user.unwrap_or_else(|| image.template.machine.login_user.clone());
         let (keys, identity_file) = self.login_keys(&wish.login)?;
         let random_failed = system("read", Path::new("/dev/urandom"));
-        let new = new_identity(&wish.name, &user, keys, self.now()).map_err(random_failed)?;
+        let created = self.now();
+        let new = new_identity(&wish.name, &user, keys, created).map_err(random_failed)?;
         let target = source.composer.plan_with_identity(
             image.id,
             &image.template,
@@ -165,7 +166,9 @@ impl Host {
             identity_file,
             host_key: new.host_key,
         };
-        let record = self.record(wish, &image, disk_bytes, login)?;
+        let mut record = self.record(wish, &image, disk_bytes, login)?;
+        // The time of the files that make it itself: by that a commit knows them.
+        record.origin.created = created;
         Ok(NewDisk {
             source,
             image,

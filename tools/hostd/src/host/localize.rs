@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::sleep;
 use std::time::Duration;
 
-use shale_hvplug::{DiskMover, Moving, Vm};
+use shale_hvplug::{DiskMover, DriverError, Moving, Vm};
 use shale_view::{View, open_plan};
 
 use crate::api::{Brought, Outcome, Stage};
@@ -27,6 +27,14 @@ use crate::record::Record;
 use super::instance::Instance;
 use super::replace::remove_disk;
 use super::{Host, Progress};
+
+/// Why a disk was not moved.
+enum NotMoved {
+    /// It is where it was, and the copy of no use.
+    At(HostError),
+    /// Nobody knows where it is.
+    Unknown(HostError),
+}
 
 /// How often a copy is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -46,7 +54,8 @@ impl Host {
             // Whoever removes the machine ends it.
             let patience = instance.hope.patience(name.as_str(), Duration::MAX);
             if instance.vm().is_some() {
-                self.bring_all(&record, &patience, &progress).await?;
+                self.bring_all(&instance, &record, (&patience, &progress))
+                    .await?;
             }
             let copied = Arc::new(Copied::default());
             let (this, copied_by_work) = (instance.clone(), copied.clone());
@@ -65,9 +74,9 @@ impl Host {
     /// Brings the content of an instance before it is copied: a copy of a guest's disk holds the guest up where it waits.
     async fn bring_all(
         self: &Arc<Self>,
+        instance: &Arc<Instance>,
         record: &Record,
-        patience: &Patience,
-        progress: &Progress,
+        (patience, progress): (&Patience, &Progress),
     ) -> HostResult<()> {
         let (repository, id) = (record.origin.repository(), record.origin.plan);
         let opened = self.blocking(move |host| {
@@ -81,7 +90,23 @@ impl Host {
             let (of, bytes) = super::cached::local_bytes(cache, view.plan()).ok()?;
             Some(Brought { bytes, of })
         };
-        let work = patience.wait(async { Ok(source.filler.bring_whole(&view).await?) });
+        let looks = async {
+            loop {
+                tokio::time::sleep(super::LOOK_EVERY).await;
+                // Nobody else looks after a machine that is being changed.
+                let this = instance.clone();
+                let look = self.blocking(move |host| Ok(host.look_after(&this)));
+                let _ = look.await;
+            }
+        };
+        let work = patience.wait(async {
+            tokio::select! {
+                brought = source.filler.bring_whole(&view) => Ok(brought?),
+                () = looks => Ok(()),
+                // What came stays as long as there is room; nothing of the machine was changed.
+                () = progress.left() => Err(HostError::GivenUp(instance.name.to_string())),
+            }
+        });
         self.stage_with(progress, Stage::Bring, work, brought).await
     }
 
@@ -89,30 +114,42 @@ impl Host {
     fn move_disk(
         self: &Arc<Self>,
         instance: &Instance,
-        mut next: Record,
+        record: Record,
         how: (&Patience, &Copied),
     ) -> HostResult<()> {
-        let old = instance.paths.disk_at(&next.disk);
-        next.disk = next.disk.next_file();
-        let target = instance.paths.disk_at(&next.disk);
-        // What an earlier try left.
-        remove_disk(&target)?;
         let vm = self.machine_of(instance)?;
-        let moved = match &vm {
-            Some(vm) => self.move_live(instance, vm, &target, &next, how),
-            None => self.copy_still(instance, &target, how),
+        let mut next = match &vm {
+            // An earlier move may have come to its end, and its record not to the disk.
+            Some(vm) => self.after_a_move(instance, vm, record.clone())?,
+            None => record.clone(),
         };
-        if let Err(error) = moved {
-            // What cannot be removed now is swept when the service starts.
-            let _ = remove_disk(&target);
-            return Err(error);
-        }
-        if let Err(error) = self.keep(&instance.name, &next) {
-            // The guest stands still until a look finds where its disk is, and can keep that.
-            let mut live = instance.live();
-            live.vm = None;
-            live.disk = None;
-            return Err(error);
+        if next.disk == record.disk {
+            next.disk = next.disk.next_file();
+            let target = instance.paths.disk_at(&next.disk);
+            // What an earlier try left.
+            remove_disk(&target)?;
+            let moved = match &vm {
+                Some(vm) => self.move_live(instance, vm, &target, &next, how),
+                None => self
+                    .copy_still(instance, &target, how)
+                    .map_err(NotMoved::At),
+            };
+            match moved {
+                Ok(()) => {}
+                Err(NotMoved::At(error)) => {
+                    // What cannot be removed now is swept when the service starts.
+                    let _ = remove_disk(&target);
+                    return Err(error);
+                }
+                Err(NotMoved::Unknown(error)) => {
+                    self.leave_to_a_look(instance);
+                    return Err(error);
+                }
+            }
+            if let Err(error) = self.keep(&instance.name, &next) {
+                self.leave_to_a_look(instance);
+                return Err(error);
+            }
         }
         let served = {
             let mut live = instance.live();
@@ -125,11 +162,19 @@ impl Host {
             None => Ok(()),
         };
         // What was made durable there, or not, is nobody's any more.
-        let _ = closed.and_then(|()| remove_disk(&old));
+        let _ = closed.and_then(|()| remove_disk(&instance.paths.disk_at(&record.disk)));
         match &vm {
             Some(vm) => self.let_go_on(instance, vm),
             None => Ok(()),
         }
+    }
+
+    /// It is not known which disk the machine has, or that cannot be kept. Its guest is not let go on, and both disks stay,
+    /// until a look takes the machine over anew and finds out.
+    fn leave_to_a_look(&self, instance: &Instance) {
+        let mut live = instance.live();
+        live.vm = None;
+        live.disk = None;
     }
 
     /// Copies the disk of a machine that is stopped. Blocks.
@@ -156,10 +201,10 @@ impl Host {
         target: &Path,
         next: &Record,
         how: (&Patience, &Copied),
-    ) -> HostResult<()> {
+    ) -> Result<(), NotMoved> {
         let mover = self.driver.mover();
-        let mover = mover.ok_or_else(|| HostError::CannotMove(instance.name.to_string()))?;
-        let made = system("make", target);
+        let cannot = || NotMoved::At(HostError::CannotMove(instance.name.to_string()));
+        let mover = mover.ok_or_else(cannot)?;
         let mut options = OpenOptions::new();
         let file = options
             .write(true)
@@ -167,22 +212,27 @@ impl Host {
             .mode(0o600)
             .open(target);
         let sized = file.and_then(|file| file.set_len(next.disk_bytes));
-        sized.map_err(made)?;
-        let copied = mover
+        sized.map_err(|error| NotMoved::At(system("make", target)(error)))?;
+        let moved = mover
             .begin(vm, target)
             .map_err(HostError::Driver)
             .and_then(|()| self.wait_for_copy(instance, vm, mover, how))
             .and_then(|()| {
                 self.mark_held(instance)?;
-                Ok(mover.finish(vm, target)?)
+                mover.finish(vm, target)?;
+                sync(target)
             });
-        if let Err(error) = copied {
-            // A machine that has ended needs none of this.
-            let given_up = mover.give_up(vm);
-            let _ = self.let_go_on(instance, vm);
-            return Err(given_up.err().map_or(error, HostError::Driver));
+        let Err(error) = moved else {
+            return Ok(());
+        };
+        // A machine that has ended wrote nothing more than its old disk has.
+        let is_undone = !vm.process.runs()
+            || (mover.give_up(vm).is_ok() && matches!(mover.moved_to(vm), Ok(None)));
+        if !is_undone {
+            return Err(NotMoved::Unknown(error));
         }
-        sync(target)
+        let _ = self.let_go_on(instance, vm);
+        Err(NotMoved::At(error))
     }
 
     /// Waits until all is copied. Blocks.
@@ -197,7 +247,12 @@ impl Host {
             if let Some(over) = patience.over() {
                 return Err(over);
             }
-            match mover.progress(vm)? {
+            let moving = match mover.progress(vm) {
+                // It is busy, and asked again.
+                Err(DriverError::NoAnswer { .. }) => Moving::Late,
+                moving => moving?,
+            };
+            match moving {
                 Moving::Complete => return Ok(()),
                 Moving::Copying { bytes, of } => {
                     copied.bytes.store(bytes, Relaxed);
@@ -210,8 +265,8 @@ impl Host {
                     return Err(HostError::MoveFailed { name, reason });
                 }
             }
-            // Nobody else looks after it meanwhile.
-            self.look_at_stall(instance, vm)?;
+            // Nobody else looks after a machine that is being changed.
+            let _ = self.look_after(instance);
             sleep(LOOK_EVERY);
         }
     }

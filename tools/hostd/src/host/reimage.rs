@@ -123,7 +123,7 @@ impl Host {
         mut authorized_keys: Vec<String>,
     ) -> HostResult<Identity> {
         let dir = &instance.paths.dir;
-        if let Some(identity) = identity_file::get(dir, self.now())? {
+        if let Some(identity) = identity_file::get(dir, record.origin.created)? {
             return Ok(identity);
         }
         // The key that it was deployed with, if it lies where it did.
@@ -138,7 +138,7 @@ impl Host {
         })?;
         record.login.identity_file = identity_file;
         let (hostname, user) = (instance.name.as_str(), &record.login.user);
-        let new = new_identity(hostname, user, keys, self.now());
+        let new = new_identity(hostname, user, keys, record.origin.created);
         let new = new.map_err(system("read", Path::new("/dev/urandom")))?;
         identity_file::put(dir, &new.identity)?;
         Ok(new.identity)

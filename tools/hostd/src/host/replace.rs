@@ -79,7 +79,10 @@ pub(super) fn sweep(instance: &Instance, record: &Record) -> HostResult<()> {
         let entry = entry.map_err(system("list", dir))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if DiskPlace::named(&name).is_some_and(|disk| disk != record.disk) {
+        let is_other = DiskPlace::named(&name).is_some_and(|disk| disk != record.disk);
+        // A copy of a disk that was not complete has its name, and more behind it.
+        let is_part = name.starts_with("disk") && name.ends_with(".part");
+        if is_other || is_part {
             remove_disk(&entry.path())?;
         }
     }

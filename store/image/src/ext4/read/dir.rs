@@ -135,7 +135,8 @@ impl<'a, M: Metadata> TreeReader<'a, M> {
                 } = entry.ok_or_else(|| directory.fault(BAD))?;
                 let end = logical * BLOCK + end as u64;
                 // What is not used, index blocks and checksums among it, has no inode.
-                if inode == 0 || end <= cookie || (hides && inode == FIRST_INODE) {
+                let is_hidden = hides && inode == FIRST_INODE && name == LOST_FOUND;
+                if inode == 0 || end <= cookie || is_hidden {
                     continue;
                 }
                 let kind = DIRENT_TYPES[usize::from(kind & 7)];

@@ -151,11 +151,22 @@ impl<'a, M: Metadata> TreeReader<'a, M> {
     }
 
     fn any_inode(&self, number: u32) -> Result<Option<TreeInode>, M::Error> {
-        // Reserved ones, the journal among them, and the layout's own `lost+found`.
-        match number <= FIRST_INODE && number != TreeShape::ROOT {
-            true => Ok(None),
-            false => self.any_number(number),
+        match number {
+            // A guest that removes the layout's own `lost+found` gives its inode to something else.
+            FIRST_INODE if self.has_own_lost_found()? => Ok(None),
+            // The journal among them.
+            reserved if reserved < FIRST_INODE && reserved != TreeShape::ROOT => Ok(None),
+            number => self.any_number(number),
         }
+    }
+
+    fn has_own_lost_found(&self) -> Result<bool, M::Error> {
+        let root = self.any_number(TreeShape::ROOT)?;
+        let root = root.filter(TreeInode::is_directory);
+        Ok(match root {
+            Some(root) => self.find(&root, LOST_FOUND)? == Some(FIRST_INODE),
+            None => false,
+        })
     }
 
     /// The inode with this number, be it in the tree or not.

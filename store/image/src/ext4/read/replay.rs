@@ -183,7 +183,8 @@ struct Tag {
 #[derive(Default)]
 struct Transaction {
     copies: Vec<(u64, JournalCopy)>,
-    revoked: Vec<u64>,
+    /// Where in the log its lists of revoked blocks are: a list is as long as anybody likes.
+    revokes: Vec<u32>,
 }
 
 impl<'a, M: Metadata> Log<'a, M> {
@@ -249,15 +250,26 @@ impl<'a, M: Metadata> Log<'a, M> {
     /// The last content of every block that a committed transaction wrote, and no later one revoked.
     fn replay(&self) -> Result<HashMap<u64, JournalCopy>, M::Error> {
         let transactions = self.committed()?;
-        let mut revoked: HashMap<u64, usize> = HashMap::new();
+        // The last transaction that revokes each block of which there is a copy; the log bounds these.
+        let copies = transactions.iter().flat_map(|it| &it.copies);
+        let mut revoked: HashMap<u64, Option<usize>> =
+            copies.map(|(block, _)| (*block, None)).collect();
         for (number, transaction) in transactions.iter().enumerate() {
-            revoked.extend(transaction.revoked.iter().map(|block| (*block, number)));
+            for at in &transaction.revokes {
+                let list = self.tags.revoked(&self.block(*at)?);
+                for block in list.ok_or_else(|| self.fault())? {
+                    if let Some(last) = revoked.get_mut(&block) {
+                        *last = Some(number);
+                    }
+                }
+            }
         }
         let mut last = HashMap::new();
         for (number, transaction) in transactions.into_iter().enumerate() {
             for (block, copy) in transaction.copies {
                 // A block that a transaction revokes was written by it only before that.
-                if revoked.get(&block).is_none_or(|revoker| *revoker < number) {
+                let revoker = revoked.get(&block).copied().flatten();
+                if revoker.is_none_or(|revoker| revoker < number) {
                     last.insert(block, copy);
                 }
             }
@@ -286,8 +298,7 @@ impl<'a, M: Metadata> Log<'a, M> {
                     self.describe(at, left - 1, &block, &mut open)?
                 }
                 REVOKE if self.has_sound_tail(&block) => {
-                    open.revoked
-                        .extend(self.tags.revoked(&block).ok_or_else(|| self.fault())?);
+                    open.revokes.push(at);
                     0
                 }
                 COMMIT if self.is_sound_commit(&block) => {
