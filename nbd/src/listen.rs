@@ -3,11 +3,19 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
+
+/// How long somebody else may take to take a path.
+const LOCK_WITHIN: Duration = Duration::from_secs(3);
+
+/// How often it is looked at.
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -98,7 +106,7 @@ fn lock_directory(path: &Path) -> Result<OwnedFd, ListenError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(directory, flags, Mode::empty())
         .and_then(|opened| {
-            rustix::fs::flock(&opened, FlockOperation::LockExclusive)?;
+            flock_within(&opened, LOCK_WITHIN)?;
             Ok(opened)
         })
         .map_err(|error| ListenError::System {
@@ -106,6 +114,17 @@ fn lock_directory(path: &Path) -> Result<OwnedFd, ListenError> {
             path: directory.to_owned(),
             source: error.into(),
         })
+}
+
+/// Takes the lock as soon as it is free; who may read the directory may hold it for as long as they like.
+fn flock_within(directory: &OwnedFd, limit: Duration) -> Result<(), Errno> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match rustix::fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN) if Instant::now() < deadline => sleep(LOCK_POLL),
+            done => return done,
+        }
+    }
 }
 
 fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError> {

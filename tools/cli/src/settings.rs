@@ -342,7 +342,9 @@ fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, SettingsError> {
 }
 
 fn user_file() -> Option<PathBuf> {
+    // Others are to be passed over (XDG Base Directory Specification).
     let base = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let base = base.filter(|base| base.is_absolute());
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
     Some(base.or_else(home)?.join("shale/config.toml"))
 }

@@ -400,6 +400,11 @@ pub enum Stage {
 pub enum Outcome {
     /// There is nothing to say about it.
     Nothing,
+    /// The service is there.
+    Here {
+        /// The number of its process.
+        pid: u32,
+    },
     /// The service ends.
     Ending {
         /// The number of its process, which is there until it has ended.

@@ -54,11 +54,12 @@ impl<F: Copy> Drill<F> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    /// What is wrong.
-    fn now(&self) -> Option<F> {
+    /// What is wrong, and for how long.
+    fn now(&self) -> Option<(F, Duration)> {
         let fault = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (fault, until) = fault?;
-        (Instant::now() < until).then_some(fault)
+        let left = until.checked_duration_since(Instant::now())?;
+        Some((fault, left))
     }
 }
 
@@ -73,16 +74,20 @@ impl DrilledFetch {
     async fn pass(&self, bytes: u64) -> SeamResult<()> {
         match self.link.now() {
             None => Ok(()),
-            Some(LinkFault::Down) => {
+            Some((LinkFault::Down, _)) => {
                 let text = "a drill: nobody is there for a while";
                 Err(SeamError::new(Trouble::Unavailable, text))
             }
-            Some(LinkFault::Slow {
-                delay,
-                bytes_per_second,
-            }) => {
+            Some((
+                LinkFault::Slow {
+                    delay,
+                    bytes_per_second,
+                },
+                left,
+            )) => {
                 let sending = Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64);
-                tokio::time::sleep(delay + sending).await;
+                // The fault ends for what is under way too.
+                tokio::time::sleep(delay.saturating_add(sending).min(left)).await;
                 Ok(())
             }
         }
@@ -118,7 +123,7 @@ impl DrilledDisk {
     fn room(&self) -> DeviceResult<()> {
         match self.full.now() {
             None => Ok(()),
-            Some(()) => {
+            Some(_) => {
                 let text = "a drill: it counts as full for a while";
                 Err(DeviceError::NoSpace(text.into()))
             }
@@ -167,7 +172,7 @@ mod tests {
         let drill = Drill::default();
         assert_eq!(drill.now(), None);
         drill.begin(LinkFault::Down, Duration::from_secs(3600));
-        assert_eq!(drill.now(), Some(LinkFault::Down));
+        assert_eq!(drill.now().map(|(fault, _)| fault), Some(LinkFault::Down));
         drill.end();
         assert_eq!(drill.now(), None);
         drill.begin(LinkFault::Down, Duration::ZERO);

@@ -54,9 +54,7 @@ impl Host {
                     instance.live().record = Some(record);
                     match self.adopt(&instance) {
                         Found::NoMachine if starts => Self::note_waiting(&instance),
-                        // It ended by itself, or was not to start again. What cannot be kept is kept the next time.
-                        Found::NoMachine => drop(self.keep_stopped(&instance)),
-                        Found::Machine => {}
+                        Found::NoMachine | Found::Machine => {}
                     }
                     let (record, trouble) = {
                         let live = instance.live();
@@ -227,20 +225,6 @@ impl Host {
             Ok(())
         })
         .await
-    }
-
-    /// Keeps that an instance has no machine. Blocks.
-    fn keep_stopped(&self, instance: &Instance) -> HostResult<()> {
-        let record = instance.live().record.clone();
-        match record.filter(|record| record.phase == Phase::Started) {
-            None => Ok(()),
-            Some(mut record) => {
-                record.phase = Phase::Stopped;
-                self.keep(&instance.name, &record)?;
-                instance.live().record = Some(record);
-                Ok(())
-            }
-        }
     }
 
     /// Keeps a record, durably. Blocks.

@@ -235,7 +235,9 @@ impl Host {
     ) -> HostResult<Outcome> {
         let name = |name: &str| InstanceName::new(name);
         match request {
-            Request::Hello => Ok(Outcome::Nothing),
+            Request::Hello => Ok(Outcome::Here {
+                pid: std::process::id(),
+            }),
             Request::Deploy(deploy) => self.deploy(*deploy, progress).await,
             Request::List => self.show_all().await,
             Request::Inspect { name: n } => self.show_one(&name(&n)?).await,

@@ -4,15 +4,13 @@ mod guest;
 mod watch;
 
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Signal, kill_process};
 use serde::Serialize;
 use shale_hostd::api::{DrillFault, InstanceState, MAX_DRILL_SECONDS, Outcome, Request};
+use shale_hvplug::ProcessId;
 
 use super::host::{call, unexpected};
 use super::vm::{inspect_one, state};
@@ -219,17 +217,17 @@ impl Drill {
     }
 }
 
+/// The service says who it is: where a service manager listens for it, the socket is the manager's.
 fn kill_service(context: &Context) -> anyhow::Result<()> {
-    let socket = UnixStream::connect(context.dirs.host_socket());
-    let socket = socket.context("find the host service")?;
-    let service = socket_peercred(&socket).context("find the host service")?;
-    kill_process(service.pid, Signal::KILL).context("kill the host service")?;
-    // The last of its threads closes the socket a moment later.
-    let until = Instant::now() + GONE_WITHIN;
-    while UnixStream::connect(context.dirs.host_socket()).is_ok() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(5));
+    let pid = match call(context, Request::Hello, |_| {})? {
+        Outcome::Here { pid } => pid,
+        other => return Err(unexpected(&other)),
+    };
+    let service = ProcessId::of(pid).context("find the host service")?;
+    match service.kill(GONE_WITHIN) {
+        true => Ok(()),
+        false => Err(anyhow::anyhow!("the host service cannot be killed")),
     }
-    Ok(())
 }
 
 impl Row for Report {

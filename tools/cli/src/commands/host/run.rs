@@ -35,11 +35,12 @@ const MACHINE_USER_KEY: &str = "host.user";
 /// `shale vm deploy` starts it in the background where it does not run. It ends on SIGINT or SIGTERM.
 /// Machines run on without it, their disks waiting, and are taken over by the next one, however it
 /// ended. On SIGHUP it reads its settings again: the fill rate and the size of the cache change while it
-/// runs. Where it is root, machines run as the user `shale-vm`, if there is one. A service manager may listen on its socket (LISTEN_FDS), and is told how it is (NOTIFY_SOCKET).
+/// runs. Where it is root, machines run as the user `shale-vm`, if there is one. A service manager may
+/// listen on its socket (LISTEN_FDS), and is told how it is (NOTIFY_SOCKET).
 ///
 /// Examples:
 ///   shale host run
-///   kill -HUP $(pidof shale)
+///   systemctl reload shale-host
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Run {

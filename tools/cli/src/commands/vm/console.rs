@@ -1,14 +1,16 @@
 //! `shale vm console`.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use rustix::fs::{Mode, OFlags};
 use shale_hostd::api::InstanceState;
 
 use super::inspect_one;
@@ -49,7 +51,7 @@ impl Console {
             return Err(Failure::new(Exit::Conflict, text).hint(hint).into());
         }
         let socket = &instance.console.socket;
-        let stream = UnixStream::connect(socket);
+        let stream = connect(socket);
         let stream = stream.with_context(|| format!("connect to `{}`", socket.display()))?;
         let _raw = match io::stdin().is_terminal() {
             true => {
@@ -60,6 +62,13 @@ impl Console {
         };
         copy(stream, io::stdin().is_terminal())
     }
+}
+
+/// Not through a link: what has broken out of its machine may have put one there, to the console of another.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let own = rustix::fs::open(socket, flags, Mode::empty())?;
+    UnixStream::connect(format!("/proc/self/fd/{}", own.as_raw_fd()))
 }
 
 /// Copies both ways until the guest's end or the user's.
