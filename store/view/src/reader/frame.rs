@@ -208,11 +208,7 @@ impl ChunkReader {
                     self.cache.store(id, bytes);
                     chunks.insert(id, bytes.to_vec());
                 }
-                _ if id == chunk => {
-                    return Err(format!("its bytes are not those of chunk {}", id.short()));
-                }
-                // What was said of where that one lies is wrong, and nothing of this one.
-                _ => drop(lock(&self.locations).by_id.remove(&id)),
+                _ => return Err(format!("its bytes are not those of chunk {}", id.short())),
             }
         }
         match chunks.contains_key(&chunk) {
