@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{Background, Random, Shale, need_root, run, wait_for_file};
 use serde_json::Value;
 
-use crate::registry::Registry;
+use crate::registry::{Passed, Registry, between};
 use crate::vm::Vms;
 
 /// Bytes of a template that takes longer to read than a registry to die.
@@ -50,52 +49,19 @@ impl<'a> Between<'a> {
 
     /// Serves while `work` is done, which gets the address.
     fn during<T>(&self, work: impl FnOnce(SocketAddr) -> Result<T>) -> Result<T> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
-        let ended = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for stream in listener.incoming() {
-                    if ended.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    // What goes wrong here shows in what the test finds.
-                    scope.spawn(|| stream.and_then(|stream| self.serve(stream)));
-                }
-            });
-            let done = work(address);
-            ended.store(true, Ordering::Relaxed);
-            // So that it looks.
-            let _ = TcpStream::connect(address);
-            done
-        })
+        between(&|client| self.serve(client), work)
     }
 
     /// One request of a connection.
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
-        let mut reader = BufReader::new(client.try_clone()?);
-        let (mut head, mut length, mut range) = (String::new(), 0, String::new());
-        loop {
-            let begin = head.len();
-            if reader.read_line(&mut head)? == 0 {
-                return Ok(());
-            }
-            let line = head[begin..].to_ascii_lowercase();
-            if let Some(number) = line.strip_prefix("content-length:") {
-                length = number.trim().parse().unwrap_or(0);
-            }
-            if line.starts_with("range:") {
-                range = line.trim().to_owned();
-            }
-            if line == "\r\n" {
-                break;
-            }
-        }
-        let first = head.lines().next().unwrap_or_default().to_owned();
-        let mut server = TcpStream::connect(self.real)?;
-        head.insert_str(head.len() - 2, "connection: close\r\n");
-        server.write_all(head.as_bytes())?;
-        io::copy(&mut reader.take(length), &mut server)?;
+        let Some(request) = Passed::read(&client)? else {
+            return Ok(());
+        };
+        let first = request.first().to_owned();
+        let mut lines = request.head.lines().map(str::to_ascii_lowercase);
+        let range = lines.rfind(|line| line.starts_with("range:"));
+        let range = range.unwrap_or_default();
+        let mut server = request.forward(self.real)?;
         let mut answer = Vec::new();
         server.read_to_end(&mut answer)?;
         if first.contains("/api/v1/packs/") {

@@ -1,6 +1,7 @@
 //! A registry, hosts that have nothing, and a registry that dies.
 
 mod access;
+mod between;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,6 +21,8 @@ use serde_json::Value;
 use crate::export::check_file_system;
 use crate::kill::{Stored, random_tree};
 use crate::nbd::Kills;
+
+pub(crate) use between::{Passed, between};
 
 /// Exit codes, as `shale --help` lists them.
 const DENIED: i32 = 4;

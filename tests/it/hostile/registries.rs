@@ -2,16 +2,16 @@
 //! waiting; in bounded memory.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Background, Random, Shale, run};
 
 use super::{MOST_KIB, limited_background, peak_kib};
-use crate::registry::Registry;
+use crate::registry::{Passed, Registry, between};
 
 /// What a hostile registry sends in place of an answer; then the connection ends.
 type Answer = (&'static str, fn(&mut TcpStream) -> io::Result<()>);
@@ -94,57 +94,19 @@ struct Hostile<'a> {
 impl Hostile<'_> {
     /// Runs `command`, which gets the address, beside it. What the command has started must have ended by then.
     fn beside<T>(&self, command: impl FnOnce(SocketAddr) -> Result<T>) -> Result<T> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
-        let ended = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for stream in listener.incoming() {
-                    if ended.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    // What goes wrong here is for the command to tell.
-                    scope.spawn(|| stream.and_then(|stream| self.serve(stream)));
-                }
-            });
-            let done = command(address);
-            ended.store(true, Ordering::Relaxed);
-            // So that it looks.
-            let _ = TcpStream::connect(address);
-            done
-        })
+        between(&|client| self.serve(client), command)
     }
 
     /// One request of a connection.
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
-        let mut reader = BufReader::new(client.try_clone()?);
-        let mut head = String::new();
-        let mut length = 0;
-        loop {
-            let begin = head.len();
-            if reader.read_line(&mut head)? == 0 {
-                return Ok(());
-            }
-            let line = &head[begin..];
-            if let Some(number) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = number.trim().parse().unwrap_or(0);
-            }
-            if line == "\r\n" {
-                break;
-            }
-        }
-        let is_asked = head
-            .lines()
-            .next()
-            .is_some_and(|line| line.contains(self.part));
-        if is_asked {
+        let Some(request) = Passed::read(&client)? else {
+            return Ok(());
+        };
+        if request.first().contains(self.part) {
             self.answered.fetch_add(1, Ordering::Relaxed);
             return (self.answer.1)(&mut client);
         }
-        let mut server = TcpStream::connect(self.real)?;
-        head.insert_str(head.len() - 2, "connection: close\r\n");
-        server.write_all(head.as_bytes())?;
-        io::copy(&mut reader.take(length), &mut server)?;
+        let mut server = request.forward(self.real)?;
         io::copy(&mut server, &mut client).map(drop)
     }
 }
