@@ -8,6 +8,7 @@ mod driver;
 mod error;
 mod machine;
 mod mover;
+mod own_socket;
 mod process;
 mod qemu;
 
@@ -15,5 +16,6 @@ pub use driver::{Capabilities, Driver, Stop, Vm, VmState};
 pub use error::{DriverError, DriverResult};
 pub use machine::{Acceleration, DirectBoot, DiskOffer, Forward, Machine, Resources, VmFiles};
 pub use mover::{DiskMover, Moving};
+pub use own_socket::OwnSocket;
 pub use process::ProcessId;
 pub use qemu::{Account, Qemu};

@@ -4,18 +4,17 @@
 //! (QEMU `docs/interop/qmp-spec.txt`).
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
 
 use crate::error::{DriverError, DriverResult};
+use crate::own_socket::OwnSocket;
 
 /// Longest line that is taken from QEMU. Answers have some hundred bytes; the longest, of queries that are
 /// not asked here, some hundred thousand.
@@ -102,10 +101,8 @@ impl Qmp {
 
 /// Connects, also where other clients wait in the queue.
 fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
-    // Not through a link: what has broken out of a machine may have put one there, to the socket of another.
-    let own = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, own, Mode::empty())?;
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let own = OwnSocket::open(path)?;
+    let address = SocketAddrUnix::new(own.path())?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     loop {
         let socket =

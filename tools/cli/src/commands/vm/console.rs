@@ -1,17 +1,16 @@
 //! `shale vm console`.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use rustix::fs::{Mode, OFlags};
 use shale_hostd::api::InstanceState;
+use shale_hvplug::OwnSocket;
 
 use super::inspect_one;
 use crate::context::Context;
@@ -51,7 +50,8 @@ impl Console {
             return Err(Failure::new(Exit::Conflict, text).hint(hint).into());
         }
         let socket = &instance.console.socket;
-        let stream = connect(socket);
+        let own = OwnSocket::open(socket);
+        let stream = own.and_then(|own| UnixStream::connect(own.path()));
         let stream = stream.with_context(|| format!("connect to `{}`", socket.display()))?;
         let _raw = match io::stdin().is_terminal() {
             true => {
@@ -62,13 +62,6 @@ impl Console {
         };
         copy(stream, io::stdin().is_terminal())
     }
-}
-
-/// Not through a link: what has broken out of its machine may have put one there, to the console of another.
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let own = rustix::fs::open(socket, flags, Mode::empty())?;
-    UnixStream::connect(format!("/proc/self/fd/{}", own.as_raw_fd()))
 }
 
 /// Copies both ways until the guest's end or the user's.
