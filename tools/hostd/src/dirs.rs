@@ -21,7 +21,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use shale_files::FilePath;
 use shale_view::BootId;
+
+use crate::error::{HostResult, system};
 
 /// The directories of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +95,30 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Removes a directory with all that is in it; one that is not there is no error.
+pub(crate) fn remove_dir(path: &Path) -> HostResult<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(system("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A path below a directory that this crate spells, or whose parts it has checked.
+pub(crate) fn known_path(text: &str) -> FilePath {
+    FilePath::new(text).unwrap_or_default()
+}
+
+/// Where Linux shows the id of this boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// As [`boot_id`], for the host.
+pub(crate) fn current_boot() -> HostResult<BootId> {
+    boot_id().map_err(system("read", Path::new(BOOT_ID)))
+}
+
 /// The id of this boot of the machine, as Linux shows it.
 pub fn boot_id() -> io::Result<BootId> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let text = std::fs::read_to_string(BOOT_ID)?;
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     let text = String::from_utf8_lossy(&digits).into_owned();
     let id = u128::from_str_radix(&text, 16);

@@ -257,7 +257,7 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::fs::{self, File};
+    use std::fs;
     use std::ops::Range;
     use std::os::unix::fs::FileExt;
     use std::path::Path;
@@ -265,46 +265,13 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    use shale_model::{BlockRun, BoxFuture, DeviceError, DeviceResult};
+    use shale_model::{BlockRun, BoxFuture, DeviceResult};
     use tokio::runtime::Runtime;
 
     use super::*;
     use crate::error::HostError;
+    use crate::file_disk::FileDisk;
     use crate::patience::Hope;
-
-    /// A disk in a file, to read.
-    struct FileDisk(File);
-
-    impl BlockDevice for FileDisk {
-        fn size(&self) -> u64 {
-            self.0.metadata().unwrap().len()
-        }
-
-        fn read<'a>(
-            &'a self,
-            offset: u64,
-            buffer: &'a mut [u8],
-        ) -> BoxFuture<'a, DeviceResult<()>> {
-            let read = self.0.read_exact_at(buffer, offset);
-            Box::pin(async { read.map_err(|error| DeviceError::Io(error.to_string())) })
-        }
-
-        fn write<'a>(&'a self, _: u64, _: &'a [u8]) -> BoxFuture<'a, DeviceResult<()>> {
-            Box::pin(async { Err(DeviceError::ReadOnly) })
-        }
-
-        fn zero(&self, _: u64, _: u64) -> BoxFuture<'_, DeviceResult<()>> {
-            Box::pin(async { Err(DeviceError::ReadOnly) })
-        }
-
-        fn flush(&self) -> BoxFuture<'_, DeviceResult<()>> {
-            Box::pin(async { Ok(()) })
-        }
-
-        fn status(&self, _: u64, len: u64) -> BoxFuture<'_, DeviceResult<Vec<BlockRun>>> {
-            Box::pin(async move { Ok(vec![BlockRun { len, zero: false }]) })
-        }
-    }
 
     /// A disk that remembers what was read, and answers so many reads.
     struct Seen(FileDisk, Mutex<Vec<Range<usize>>>, usize);
@@ -361,7 +328,7 @@ mod tests {
             .output()
             .expect("mke2fs runs (Debian package e2fsprogs)");
         assert!(output.status.success(), "{output:?}");
-        Arc::new(FileDisk(File::open(image).unwrap()))
+        Arc::new(FileDisk::open(image).unwrap())
     }
 
     #[test]
@@ -432,7 +399,7 @@ mod tests {
         let error = boot_files(dangling, runtime.handle().clone(), Patience::endless()).err();
         assert!(matches!(error, Some(GuestFileError::NoKernel)), "{error:?}");
         fs::write(&image, vec![7; 1 << 20]).unwrap();
-        let noise = Arc::new(FileDisk(File::open(&image).unwrap()));
+        let noise = Arc::new(FileDisk::open(&image).unwrap());
         let error = boot_files(noise, runtime.handle().clone(), Patience::endless()).err();
         assert!(
             matches!(error, Some(GuestFileError::FileSystem(_))),
@@ -453,7 +420,7 @@ mod tests {
         // It ends at any read: of the superblock, of the kernel's bytes, and of what lies between.
         let mut ended = 0;
         for answers in 0.. {
-            let file = FileDisk(File::open(&image).unwrap());
+            let file = FileDisk::open(&image).unwrap();
             let seen = Arc::new(Seen(file, Mutex::default(), answers));
             let patience = hope.patience("web", Duration::MAX);
             match boot_files(seen, runtime.handle().clone(), patience.clone()) {
@@ -499,7 +466,7 @@ mod tests {
         };
         // What a reading looks at, less the kernel itself.
         let seen = Arc::new(Seen(
-            FileDisk(File::open(&image).unwrap()),
+            FileDisk::open(&image).unwrap(),
             Mutex::default(),
             usize::MAX,
         ));
@@ -518,7 +485,7 @@ mod tests {
             let at = metadata[random() % metadata.len()];
             file.write_all_at(&[random() as u8; 4][..1 + random() % 4], at as u64)
                 .unwrap();
-            let reader: Arc<dyn BlockDevice> = Arc::new(FileDisk(File::open(&image).unwrap()));
+            let reader: Arc<dyn BlockDevice> = Arc::new(FileDisk::open(&image).unwrap());
             let handle = runtime.handle().clone();
             let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 boot_files(reader, handle, Patience::endless())

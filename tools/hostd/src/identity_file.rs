@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use shale_files::{DirFiles, FilePath, Files, put_durably, read_file};
+use shale_files::{DirFiles, Files, put_durably, read_file};
 use shale_image::identity::{HostKey, Identity, Login, Network};
 use shale_model::Mtime;
 
+use crate::dirs::known_path;
 use crate::error::{HostError, HostResult};
 
 /// `format` of the file.
@@ -69,16 +70,19 @@ pub(crate) fn put(directory: &Path, identity: &Identity) -> HostResult<()> {
     // Strings have no way not to become JSON.
     let bytes = serde_json::to_vec_pretty(&kept).unwrap_or_default();
     let files = DirFiles::open(directory)?;
-    let _ = files.remove(&path(TEMP));
-    Ok(put_durably(&files, &path(TEMP), &path(NAME), |file| {
-        file.write_at(0, &bytes)
-    })?)
+    let _ = files.remove(&known_path(TEMP));
+    Ok(put_durably(
+        &files,
+        &known_path(TEMP),
+        &known_path(NAME),
+        |file| file.write_at(0, &bytes),
+    )?)
 }
 
 /// The identity that was kept, whose files are written at a time in seconds since 1970; `None` where an older version
 /// deployed the instance.
 pub(crate) fn get(directory: &Path, seconds: u64) -> HostResult<Option<Identity>> {
-    let bytes = match read_file(&DirFiles::open(directory)?, &path(NAME), MAX_BYTES) {
+    let bytes = match read_file(&DirFiles::open(directory)?, &known_path(NAME), MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.is_missing() => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -125,11 +129,6 @@ pub(crate) fn host_key(identity: &Identity) -> String {
         String::from_utf8_lossy(&key.public).into()
     });
     line.trim().to_owned()
-}
-
-/// A path of one fixed, valid component.
-fn path(name: &str) -> FilePath {
-    FilePath::new(name).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use shale_files::DirFiles;
 use shale_model::PlanId;
 use shale_view::{Overlay, UNIT_BYTES};
 
-use crate::dirs::boot_id;
-use crate::error::{HostResult, system};
+use crate::api::Brought;
+use crate::dirs::current_boot;
+use crate::error::HostResult;
 use crate::patience::Patience;
 
 /// Bytes that are read and written at once.
@@ -27,6 +28,14 @@ pub(crate) struct Copied {
     pub(crate) bytes: AtomicU64,
 }
 
+impl Copied {
+    /// What a client is told of it.
+    pub(crate) fn brought(&self) -> Option<Brought> {
+        let (bytes, of) = (self.bytes.load(Relaxed), self.of.load(Relaxed));
+        (of > 0).then_some(Brought { bytes, of })
+    }
+}
+
 /// Copies `from`, which is over `plan` and which nobody writes to, into the empty directory `dir`. Until all of it is
 /// durable there is no overlay there. Only units that are in it are copied, and those of zeros stay holes. When all is read,
 /// before it is made durable, `all_read` is called: then `from` may be written to again. Blocks.
@@ -41,8 +50,7 @@ pub(crate) fn copy_overlay(
     copied: &Copied,
     all_read: impl FnOnce() -> HostResult<()>,
 ) -> HostResult<()> {
-    let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
-    let boot = boot_id().map_err(system("read", boot_path))?;
+    let boot = current_boot()?;
     let size = from.disk_bytes();
     copied.of.store(from.units() * UNIT_BYTES, Relaxed);
     let files = DirFiles::open(dir)?;
@@ -114,7 +122,7 @@ mod tests {
     #[test]
     fn a_copy_has_what_was_written_and_nothing_else() {
         let plan = PlanId::of(b"p");
-        let boot = boot_id().unwrap();
+        let boot = current_boot().unwrap();
         let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let from = Overlay::create(&dir_files(&one), plan, DISK, boot).unwrap();
         let last = DISK / UNIT_BYTES * UNIT_BYTES;
@@ -144,7 +152,7 @@ mod tests {
     #[test]
     fn a_copy_that_is_given_up_is_none() {
         let plan = PlanId::of(b"p");
-        let boot = boot_id().unwrap();
+        let boot = current_boot().unwrap();
         let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let from = Overlay::create(&dir_files(&one), plan, DISK, boot).unwrap();
         from.write(0, &[1; 4096]).unwrap();

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use shale_files::{DirFiles, FilePath, Files, put_durably, read_file};
+use shale_files::{DirFiles, Files, put_durably, read_file};
 use shale_model::{PlanId, TemplateId};
 
+use crate::dirs::known_path;
 use crate::error::HostResult;
 
 /// The file's name, and that of its successor while it is written.
@@ -42,7 +43,7 @@ const FORMAT: &str = "shale.pins.v1";
 /// stand still for it.
 pub(crate) fn read(state: &Path) -> HostResult<Vec<Pin>> {
     let files = DirFiles::open(state)?;
-    let bytes = match read_file(&files, &path(NAME), MAX_BYTES) {
+    let bytes = match read_file(&files, &known_path(NAME), MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.is_missing() => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
@@ -50,7 +51,7 @@ pub(crate) fn read(state: &Path) -> HostResult<Vec<Pin>> {
     match serde_json::from_slice::<Pins>(&bytes) {
         Ok(pins) if pins.format == FORMAT => Ok(pins.pins),
         _ => {
-            files.rename(&path(NAME), &path(DAMAGED))?;
+            files.rename(&known_path(NAME), &known_path(DAMAGED))?;
             Ok(Vec::new())
         }
     }
@@ -65,16 +66,11 @@ pub(crate) fn write(state: &Path, pins: &[Pin]) -> HostResult<()> {
     // Strings have no way not to become JSON.
     let bytes = serde_json::to_vec_pretty(&pins).unwrap_or_default();
     let files = DirFiles::open(state)?;
-    let _ = files.remove(&path(TEMP));
-    put_durably(&files, &path(TEMP), &path(NAME), |file| {
+    let _ = files.remove(&known_path(TEMP));
+    put_durably(&files, &known_path(TEMP), &known_path(NAME), |file| {
         file.write_at(0, &bytes)
     })?;
     Ok(())
-}
-
-/// A path of one fixed, valid component.
-fn path(name: &str) -> FilePath {
-    FilePath::new(name).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use shale_model::{PlanId, TemplateId};
 
 use crate::api::{Credentials, Repository};
 use crate::data_disk::DataDisk;
+use crate::dirs::known_path;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
@@ -174,7 +175,7 @@ impl Records {
         // What a service was writing when it was killed.
         let entries = files.list(&FilePath::root())?;
         for entry in entries.iter().filter(|entry| entry.name.ends_with(TEMP)) {
-            files.remove(&path(&entry.name))?;
+            files.remove(&known_path(&entry.name))?;
         }
         Ok(Self { files, root })
     }
@@ -201,7 +202,7 @@ impl Records {
     pub(crate) fn put(&self, name: &InstanceName, record: &Record) -> HostResult<()> {
         // Strings, numbers and lists have no way not to become JSON.
         let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
-        let temp = path(&format!("{name}{TEMP}"));
+        let temp = known_path(&format!("{name}{TEMP}"));
         let _ = self.files.remove(&temp);
         put_durably(&self.files, &temp, &record_path(name), |file| {
             file.write_at(0, &bytes)
@@ -227,12 +228,7 @@ impl Records {
 }
 
 fn record_path(name: &InstanceName) -> FilePath {
-    path(&format!("{name}/record.json"))
-}
-
-/// A path made of names that were checked.
-fn path(text: &str) -> FilePath {
-    FilePath::new(text).unwrap_or_default()
+    known_path(&format!("{name}/record.json"))
 }
 
 #[cfg(test)]

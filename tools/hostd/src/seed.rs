@@ -10,7 +10,7 @@ use shale_model::{BlockDevice, DeviceError, DeviceResult, FormatError, Piece, Pl
 use shale_view::{Disk, Overlay, OverlayError, PlanFile, View};
 
 use crate::compose::{Composer, Image};
-use crate::dirs::{boot_id, private_dir};
+use crate::dirs::{current_boot, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::patience::Patience;
 
@@ -57,8 +57,7 @@ impl Composer {
     ) -> HostResult<Overlay> {
         private_dir(dir).map_err(system("make", dir))?;
         let files = DirFiles::open(dir)?;
-        let boot =
-            boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+        let boot = current_boot()?;
         let Some(target) = target else {
             let bytes = image.plan.disk_bytes();
             return Ok(Overlay::create(&files, image.plan_id, bytes, boot)?);

@@ -14,15 +14,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::dirs::boot_id;
+use crate::dirs::current_boot;
 use crate::drill::{Drill, DrilledDisk};
-use crate::error::{HostResult, system};
+use crate::error::HostResult;
 use crate::source::Source;
 
 /// Opens the overlay of an instance, which lies on this plan. Blocks.
 pub(crate) fn open_overlay(directory: &Path, plan: PlanId) -> HostResult<Arc<Overlay>> {
-    let boot = boot_id().map_err(system("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let overlay = Overlay::open(&DirFiles::open(directory)?, plan, boot)?;
+    let overlay = Overlay::open(&DirFiles::open(directory)?, plan, current_boot()?)?;
     Ok(Arc::new(overlay))
 }
 

@@ -2,12 +2,13 @@
 //! `snapshot.json`. Without that there is no snapshot.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use shale_files::{DirFiles, FilePath, Files, put_durably, read_file, remove_durably};
 
-use crate::error::{HostError, HostResult, system};
+use crate::dirs::{known_path, remove_dir};
+use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
 use crate::record::{Origin, Record};
 
@@ -115,15 +116,18 @@ impl Snapshots {
         // Strings and numbers have no way not to become JSON.
         let bytes = serde_json::to_vec_pretty(snapshot).unwrap_or_default();
         let files = DirFiles::open(&self.dir(name))?;
-        Ok(put_durably(&files, &path(TEMP), &path(NAME), |file| {
-            file.write_at(0, &bytes)
-        })?)
+        Ok(put_durably(
+            &files,
+            &known_path(TEMP),
+            &known_path(NAME),
+            |file| file.write_at(0, &bytes),
+        )?)
     }
 
     /// Removes a snapshot, durably: what is left of it is garbage from then on.
     pub(crate) fn remove(&self, name: &InstanceName) -> HostResult<()> {
         let dir = self.dir(name);
-        remove_durably(&DirFiles::open(&dir)?, &path(NAME))?;
+        remove_durably(&DirFiles::open(&dir)?, &known_path(NAME))?;
         remove_dir(&dir)
     }
 
@@ -139,7 +143,7 @@ impl Snapshots {
 
     fn read(&self, name: &InstanceName) -> HostResult<Option<Snapshot>> {
         let dir = self.dir(name);
-        let bytes = match read_file(&DirFiles::open(&dir)?, &path(NAME), MAX_BYTES) {
+        let bytes = match read_file(&DirFiles::open(&dir)?, &known_path(NAME), MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.is_missing() => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -169,18 +173,4 @@ impl Snapshots {
     fn dir(&self, name: &InstanceName) -> PathBuf {
         self.root.join(name.as_str())
     }
-}
-
-fn remove_dir(dir: &Path) -> HostResult<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(system("remove", dir)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A path of one fixed, valid component.
-fn path(name: &str) -> FilePath {
-    FilePath::new(name).unwrap_or_default()
 }

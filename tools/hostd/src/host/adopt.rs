@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shale_hvplug::Vm;
 
+use crate::dirs::remove_dir;
 use crate::disk_place::DiskPlace;
 use crate::error::HostResult;
 use crate::logs;
@@ -12,10 +13,10 @@ use crate::name::InstanceName;
 use crate::record::{Phase, Record};
 use crate::served::Served;
 
+use super::Host;
 use super::instance::Instance;
 use super::replace::sweep;
 use super::snapshots::take_up_snapshots;
-use super::{Host, remove_dir};
 
 /// What an instance has that an earlier service left.
 enum Found {

@@ -21,7 +21,7 @@ use crate::record::Record;
 use crate::source::Source;
 use crate::unchanged::Unchanged;
 
-use super::export::Still;
+use super::still::Still;
 use super::{Host, Progress};
 
 impl Host {

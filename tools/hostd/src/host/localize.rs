@@ -61,11 +61,7 @@ impl Host {
             let (this, copied_by_work) = (instance.clone(), copied.clone());
             let work = self
                 .blocking(move |host| host.move_disk(&this, record, (&patience, &copied_by_work)));
-            let brought = || {
-                let (bytes, of) = (copied.bytes.load(Relaxed), copied.of.load(Relaxed));
-                Some(Brought { bytes, of })
-            };
-            self.stage_with(&progress, Stage::Copy, work, brought)
+            self.stage_with(&progress, Stage::Copy, work, || copied.brought())
                 .await?;
         }
         Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))

@@ -20,11 +20,11 @@ mod show;
 mod snapshots;
 mod stall;
 mod start;
+mod still;
 mod stop;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -314,15 +314,5 @@ impl Host {
         let host = self.clone();
         let done = self.runtime.spawn_blocking(move || work(&host)).await;
         done.unwrap_or(Err(HostError::Interrupted))
-    }
-}
-
-/// Removes a directory with all that is in it; one that is not there is no error.
-fn remove_dir(path: &Path) -> HostResult<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(system("remove", path)(error))
-        }
-        _ => Ok(()),
     }
 }

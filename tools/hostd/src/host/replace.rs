@@ -8,13 +8,14 @@ use std::path::Path;
 use shale_files::DirFiles;
 use shale_hvplug::Vm;
 
+use crate::dirs::remove_dir;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
 use crate::record::Record;
 
+use super::Host;
 use super::deploy::{alias, put_private};
 use super::instance::Instance;
-use super::{Host, remove_dir};
 
 impl Host {
     /// Gives an instance that is stopped the disk that `make` makes, durably, in an empty directory, and the record

@@ -5,14 +5,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use shale_hvplug::{Vm, VmState};
 use shale_view::{Overlay, open_plan};
-use tokio::sync::MutexGuard;
 
-use crate::api::{self, Brought, Damaged, Outcome, SnapshotAction, Stage};
+use crate::api::{self, Damaged, Outcome, SnapshotAction, Stage};
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
 use crate::name::InstanceName;
@@ -58,18 +56,6 @@ impl Host {
         self.copy(&instance, action, progress).await
     }
 
-    /// The right to change an instance, whose machine that ended is settled.
-    pub(super) async fn settled_to_change<'a>(
-        self: &Arc<Self>,
-        instance: &'a Arc<Instance>,
-    ) -> HostResult<MutexGuard<'a, ()>> {
-        let changing = self.right_to_change(instance).await?;
-        if instance.vm().is_some_and(|vm| !vm.process.runs()) {
-            self.settle(instance).await;
-        }
-        Ok(changing)
-    }
-
     /// Copies a disk; the client is told how much of it is done.
     async fn copy(
         self: &Arc<Self>,
@@ -86,11 +72,8 @@ impl Host {
             let how = (&patience, &*copied_by_work);
             work(host, &this, &snapshot, how)
         });
-        let brought = || {
-            let (bytes, of) = (copied.bytes.load(Relaxed), copied.of.load(Relaxed));
-            (of > 0).then_some(Brought { bytes, of })
-        };
-        self.stage_with(&progress, Stage::Copy, work, brought).await
+        let copied = || copied.brought();
+        self.stage_with(&progress, Stage::Copy, work, copied).await
     }
 
     /// Blocks.

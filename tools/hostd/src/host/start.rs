@@ -12,7 +12,7 @@ use shale_hvplug::{DirectBoot, DiskOffer, Forward, Machine, Vm};
 
 use crate::api::{LoginTime, Outcome, Stage, Until, Wait};
 use crate::console::{self, Waited};
-use crate::dirs::private_dir;
+use crate::dirs::{private_dir, remove_dir};
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
 use crate::guest_files::{BootFiles, boot_files};
@@ -22,7 +22,7 @@ use crate::record::{Phase, Record};
 
 use super::attempt::Attempt;
 use super::instance::Instance;
-use super::{Host, Progress, remove_dir};
+use super::{Host, Progress};
 
 /// The first port that is given to an instance for SSH: below those that the system gives to outgoing
 /// connections, so that it is still free at the next start.
