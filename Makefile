@@ -1,7 +1,7 @@
 # What one does with the repository, by name. The work is in dev/ and .ci/; `make help` lists the targets.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test lint fmt demo demo-stop bench fuzz install uninstall
+.PHONY: help build test lint fmt demo demo-stop bench fuzz torture install uninstall
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,6 +37,11 @@ MINUTES ?= 10
 fuzz: ## coverage-guided fuzzing of everything that reads bytes of strangers: make fuzz MINUTES=60
 	dev/packages build
 	dev/fuzz $(MINUTES)
+
+torture: ## guests that check their bytes while everything around them is killed, cut and flipped: make torture MINUTES=60
+	dev/packages build test
+	dev/check build
+	. dev/env && "$$CARGO_TARGET_DIR/release/torture" $(MINUTES)
 
 demo: ## the whole way, shown: push, compose, boot lazily over a slow link; CHECK=1 asserts and cleans up
 	dev/demo $(if $(CHECK),check,start)

@@ -17,18 +17,19 @@ impl Shale {
     /// Finds the program and makes a home.
     ///
     /// The program is another package's, so Cargo builds it only when told (`cargo build --release
-    /// --workspace`, which `make test` and CI do first); it lies where Cargo put it, one directory above the
-    /// running test.
+    /// --workspace`, which `make test` and CI do first); it lies where Cargo put it, beside a running program and one
+    /// directory above a running test.
     ///
     /// # Errors
     ///
     /// The program has not been built.
     pub fn new() -> Result<Self> {
-        let test = std::env::current_exe().context("find the running test")?;
-        let profile = test
-            .parent()
-            .and_then(Path::parent)
-            .context("find the target directory")?;
+        let this = std::env::current_exe().context("find the running program")?;
+        let beside = this.parent().context("find the target directory")?;
+        let profile = match beside.ends_with("deps") {
+            true => beside.parent().unwrap_or(beside),
+            false => beside,
+        };
         let program = profile.join("shale");
         ensure!(
             program.exists(),

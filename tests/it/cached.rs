@@ -3,11 +3,8 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Random, Shale, run};
+use harness::{Random, Registry, Shale, Vms, run};
 use serde_json::Value;
-
-use crate::registry::Registry;
-use crate::vm::host::Vms;
 
 /// Exit codes, as `shale --help` lists them.
 const FAILURE: i32 = 1;

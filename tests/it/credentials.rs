@@ -6,10 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Shale, run};
-
-use crate::registry::Registry;
-use crate::vm::Vms;
+use harness::{Registry, Shale, Vms, run};
 
 /// A registry that lets nobody in, and remembers who knocked.
 struct Closed {

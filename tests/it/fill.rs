@@ -4,11 +4,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, Random, Shale, need_root, run};
+use harness::{Input, Random, Registry, Shale, Vms, need_root, run};
 use serde_json::Value;
-
-use crate::registry::Registry;
-use crate::vm::host::Vms;
 
 /// Bytes beside the kernel, in files of one chunk to some.
 const MORE_BYTES: usize = 24 << 20;

@@ -7,10 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::{App, Input, LoopMount, Shale, compare_trees, need_root, run, tool};
+use harness::{App, Input, LoopMount, Shale, Vms, compare_trees, need_root, run, tool};
 
 use crate::export::check_file_system;
-use crate::vm::Vms;
 
 use guest::check_deployed;
 use tree::{check_together, inside};

@@ -10,11 +10,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Background, Random, Shale, need_root, run, wait_for_file};
+use harness::{Background, Random, Registry, Shale, Vms, need_root, run, wait_for_file};
 use serde_json::Value;
 
-use crate::registry::{Passed, Registry, between};
-use crate::vm::Vms;
+use crate::registry::{Passed, between};
 
 /// Bytes of a template that takes longer to read than a registry to die.
 const LARGE: usize = 96 << 20;

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
-    Background, LoopMount, Random, Shale, build_nasty_tree, compare_trees, need_root, run, tool,
+    Background, LoopMount, Random, Registry, Shale, build_nasty_tree, compare_trees, need_root,
+    run, tool,
 };
 use rustix::fs::SeekFrom as Place;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::export::{check_file_system, push_and_export};
-use crate::registry::Registry;
 
 const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 5;

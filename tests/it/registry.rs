@@ -6,14 +6,14 @@ mod between;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{
-    Background, LoopMount, Random, Shale, compare_trees, need_root, run, tool, wait_for_file,
+    Background, LoopMount, Random, Registry, Shale, compare_trees, need_root, run, tool,
+    wait_for_file,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -31,62 +31,6 @@ const UNAVAILABLE: i32 = 6;
 
 /// Of so many pushes one has ended when its registry is killed, whatever else the machine does.
 const ROUNDS_TO_AN_ENDED_PUSH: usize = 6;
-
-/// A running registry with its own home, and where it answers.
-pub(crate) struct Registry {
-    pub(crate) server: Background,
-    url: String,
-}
-
-impl Registry {
-    /// Starts the registry of `home`, on `port` or any free one.
-    pub(crate) fn start(home: &Shale, port: u16) -> Result<Self> {
-        Self::start_with(home, port, &[])
-    }
-
-    /// The same with more arguments. What it says is in the file `log` of its home.
-    fn start_with(home: &Shale, port: u16, more: &[&str]) -> Result<Self> {
-        let file = home.home().join("address");
-        let _ = fs::remove_file(&file);
-        let log = fs::File::create(home.home().join("log"))?;
-        let listen = format!("127.0.0.1:{port}");
-        let mut command = home.command();
-        command
-            .args(["server", "run", "--listen", &listen])
-            .args(more);
-        command.arg("--address-file").arg(&file).stderr(log);
-        let server = Background::start(&mut command)?;
-        wait_for_file(&file)?;
-        let begun = Instant::now();
-        loop {
-            // It is there for a moment before its content is.
-            let url = fs::read_to_string(&file)?;
-            if !url.is_empty() {
-                return Ok(Self { server, url });
-            }
-            let waited = begun.elapsed() < Duration::from_secs(5);
-            ensure!(waited, "no address: {url:?}");
-        }
-    }
-
-    /// Its URL.
-    pub(crate) fn url(&self) -> String {
-        self.url.clone()
-    }
-
-    /// Its `host:port`.
-    pub(crate) fn address(&self) -> &str {
-        self.url.split_once("://").map_or(&*self.url, |url| url.1)
-    }
-
-    pub(crate) fn port(&self) -> Result<u16> {
-        Ok(self.address().parse::<SocketAddr>()?.port())
-    }
-
-    pub(crate) fn name(&self, name: &str) -> String {
-        format!("{}/{name}", self.address())
-    }
-}
 
 fn hosts_disk(host: &Shale, reference: &str) -> Result<PathBuf> {
     let disk = host.home().join("disk.raw");
@@ -224,7 +168,7 @@ fn privileged_what_killed_registries_acknowledged_is_there() -> Result<()> {
     // Acknowledged or not: what has a name is whole.
     let listed = [
         "--repository",
-        &registry.url,
+        &registry.url(),
         "template",
         "ls",
         "--format",
@@ -297,7 +241,7 @@ fn two_pushes_of_the_same_to_one_name_at_once_succeed_and_another_is_a_conflict(
         (waiting()?, &other),
     ];
     let begun = Instant::now();
-    let metrics = format!("{}/metrics", registry.url);
+    let metrics = format!("{}/metrics", registry.url());
     while !run(tool("curl")?.args(["-sS", &metrics]))?.contains("pushes_open 3") {
         let waited = begun.elapsed() < Duration::from_secs(20);
         ensure!(waited, "the pushers do not open their pushes");

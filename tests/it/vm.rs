@@ -3,7 +3,6 @@
 mod autostart;
 mod commit;
 mod forecast;
-pub(crate) mod host;
 mod kills;
 mod localize;
 mod reimage;
@@ -19,13 +18,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, LoopMount, free_port, need_root, run, tool};
+use harness::{Input, LoopMount, Vms, failure, free_port, need_root, run, tool};
 use serde_json::Value;
 
 use crate::export::check_file_system;
-
-pub(crate) use host::Vms;
-use host::failure;
 
 /// How long a guest may take to its login prompt, without acceleration and beside other tests.
 const BOOT_SECONDS: &str = "300";

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Background, Random, Shale, run};
+use harness::{Background, Random, Registry, Shale, run};
 
 use super::{MOST_KIB, limited_background, peak_kib};
-use crate::registry::{Passed, Registry, between};
+use crate::registry::{Passed, between};
 
 /// What a hostile registry sends in place of an answer; then the connection ends.
 type Answer = (&'static str, fn(&mut TcpStream) -> io::Result<()>);

@@ -4,9 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, need_root, repository, run, tool};
-
-use crate::vm::Vms;
+use harness::{Input, Vms, need_root, repository, run, tool};
 
 /// How long the guest may take to its login prompt, without acceleration and beside other tests.
 const BOOT_SECONDS: &str = "300";

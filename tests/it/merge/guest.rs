@@ -5,9 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{free_port, run};
-
-use crate::vm::Vms;
+use harness::{Vms, free_port, run};
 
 /// How long a guest may take to its login prompt and to its services, without acceleration.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(300);

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Shale, run};
+use harness::{Registry, Shale, run};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 
-use super::{CONFLICT, DENIED, Registry};
+use super::{CONFLICT, DENIED};
 
 #[test]
 fn a_registry_beyond_loopback_wants_tls_and_tokens() -> Result<()> {
@@ -105,7 +105,12 @@ fn a_registry_with_tls_and_tokens_lets_in_those_who_have_them() -> Result<()> {
     fs::write(source.join("file"), "content")?;
     let push = |token: Option<&Path>, fingerprint: &str| -> Result<Option<i32>> {
         let mut command = author.command();
-        command.args(["--repository", &registry.url, "--fingerprint", fingerprint]);
+        command.args([
+            "--repository",
+            &registry.url(),
+            "--fingerprint",
+            fingerprint,
+        ]);
         if let Some(token) = token {
             command.arg("--token-file").arg(token);
         }

@@ -4,10 +4,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Background, Input, Random, need_root, run, wait_for_file};
+use harness::{Background, Input, Random, Vms, need_root, run, wait_for_file};
 use serde_json::Value;
-
-use super::host::Vms;
 
 /// How long what starts by itself may take: some attempts, beside other tests.
 const STARTS_WITHIN: Duration = Duration::from_secs(120);

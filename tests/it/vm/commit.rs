@@ -5,13 +5,13 @@ use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, LoopMount, Random, build_nasty_tree, need_root, run, tree_differences};
+use harness::{
+    Input, LoopMount, Random, Vms, build_nasty_tree, failure, need_root, run, tree_differences,
+};
 use serde_json::Value;
 
 use crate::export::check_file_system;
 use crate::mount::Mounted;
-
-use super::host::{Vms, failure};
 
 const USAGE: i32 = 2;
 const NOT_FOUND: i32 = 3;

@@ -4,9 +4,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use harness::Vms;
 use serde_json::Value;
-
-use super::host::Vms;
 
 /// What `shale vm deploy --plan` says.
 fn forecast(vms: &Vms, reference: &str) -> Result<Value> {

@@ -4,11 +4,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use harness::{Random, need_root, run};
+use harness::{Random, Vms, need_root, run};
 
 use crate::nbd::Kills;
-
-use super::host::Vms;
 
 /// How many machines are made at once by the first commands of a host.
 const AT_ONCE: usize = 6;

@@ -6,14 +6,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Random, need_root, run, tool};
+use harness::{Random, Registry, Vms, failure, need_root, run, tool};
 use serde_json::Value;
 
 use crate::export::check_file_system;
 use crate::nbd::Kills;
-use crate::registry::Registry;
-
-use super::host::{Vms, failure};
 
 const CONFLICT: i32 = 5;
 

@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, LoopMount, Random, Shale, need_root, run, tool};
+use harness::{Input, LoopMount, Random, Registry, Shale, Vms, failure, need_root, run, tool};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::export::check_file_system;
 use crate::nbd::Kills;
-use crate::registry::Registry;
 
-use super::host::{Vms, failure};
 use super::snapshots::{kill_within, named_disks, stop_service};
 use super::{BOOT_SECONDS, self_image};
 

@@ -7,12 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Random, need_root, run, tool};
+use harness::{Random, Vms, failure, need_root, run, tool};
 use serde_json::Value;
 
 use crate::nbd::Kills;
-
-use super::host::{Vms, failure};
 
 /// Where the tests write: behind all that the template has on its disk.
 const AT: u64 = 512 << 20;

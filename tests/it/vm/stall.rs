@@ -6,16 +6,13 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use harness::{Input, LoopMount, Shale, need_root, run, tool};
+use harness::{Input, LoopMount, Registry, Shale, Vms, need_root, run, tool};
 use serde_json::Value;
 
 use crate::export::check_file_system;
 use crate::hostile::full::{fill, small_disk};
-use crate::registry::Registry;
 
 use super::forecast;
-use super::host::Vms;
-
 /// Exit code of what is in the way of something else.
 const CONFLICT: i32 = 5;
 

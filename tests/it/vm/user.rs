@@ -7,11 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Background, need_root, run, tool};
+use harness::{Background, Vms, failure, need_root, run, tool};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
-
-use super::host::{Vms, failure};
 
 /// A user of every Debian system, that no service of a test runs as.
 const USER: (&str, &str) = ("games", "5");

@@ -8,24 +8,36 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, Shale, run};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::{Input, Shale, run};
+
 /// A host whose service and machines end when this is dropped.
-pub(crate) struct Vms {
-    pub(crate) shale: Shale,
+#[derive(Debug)]
+pub struct Vms {
+    /// The program, with the home directory that holds the host's state.
+    pub shale: Shale,
 }
 
 impl Vms {
-    pub(crate) fn new() -> Result<Self> {
+    /// A host that has nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Shale::new`].
+    pub fn new() -> Result<Self> {
         let shale = Shale::new()?;
         Ok(Self { shale })
     }
 
-    /// A host with a template `test/kernel`, made of the directory `kernel` in its home, that has a kernel and nothing that it could start: machines of it run,
-    /// and cost little.
-    pub(crate) fn with_kernel_only() -> Result<Self> {
+    /// A host with a template `test/kernel`, made of the directory `kernel` in its home, that has a kernel and nothing
+    /// that it could start: machines of it run, and cost little.
+    ///
+    /// # Errors
+    ///
+    /// The base cannot be made, or not be pushed.
+    pub fn with_kernel_only() -> Result<Self> {
         let vms = Self::new()?;
         let tree = vms.shale.home().join("kernel");
         fs::create_dir_all(tree.join("boot"))?;
@@ -41,7 +53,8 @@ impl Vms {
     }
 
     /// `shale vm` with these arguments.
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.shale.command();
         command
             .arg("vm")
@@ -50,12 +63,21 @@ impl Vms {
         command
     }
 
-    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
+    /// What `shale vm` with these arguments prints.
+    ///
+    /// # Errors
+    ///
+    /// It fails.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
         run(&mut self.command(arguments))
     }
 
     /// What a command in the guest printed. The SSH server may come a moment after the login prompt.
-    pub(crate) fn ssh(&self, name: &str, command: &str) -> Result<String> {
+    ///
+    /// # Errors
+    ///
+    /// It fails for a minute.
+    pub fn ssh(&self, name: &str, command: &str) -> Result<String> {
         let begun = Instant::now();
         loop {
             let done = run(&mut self.command(&["ssh", name, "--", command]));
@@ -66,29 +88,45 @@ impl Vms {
         }
     }
 
-    pub(crate) fn state(&self, name: &str) -> Result<String> {
+    /// The state of a machine, as `inspect` names it.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this name.
+    pub fn state(&self, name: &str) -> Result<String> {
         let shown = self.run(&["inspect", name, "--format", "json"])?;
         let shown: Value = serde_json::from_str(&shown)?;
         Ok(shown["state"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Below the state directory.
-    pub(crate) fn path(&self, below: &str) -> PathBuf {
+    #[must_use]
+    pub fn path(&self, below: &str) -> PathBuf {
         self.shale.home().join(".state").join(below)
     }
 
-    pub(crate) fn overlay(&self, name: &str) -> PathBuf {
+    /// Where a machine keeps what it wrote.
+    #[must_use]
+    pub fn overlay(&self, name: &str) -> PathBuf {
         self.path("instances").join(name).join("overlay")
     }
 
     /// The number of the process that listens on the service's socket.
-    pub(crate) fn service_pid(&self) -> Result<Pid> {
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn service_pid(&self) -> Result<Pid> {
         let stream = UnixStream::connect(self.path("run/host.sock"))?;
         Ok(rustix::net::sockopt::socket_peercred(&stream)?.pid)
     }
 
     /// Kills the service; who it was.
-    pub(crate) fn kill_service(&self) -> Result<Pid> {
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it does not end.
+    pub fn kill_service(&self) -> Result<Pid> {
         let pid = self.service_pid()?;
         kill_process(pid, Signal::KILL)?;
         wait_for_end(pid)?;
@@ -124,7 +162,11 @@ impl Vms {
     }
 
     /// The process of a machine.
-    pub(crate) fn machine_pid(&self, name: &str) -> Result<Pid> {
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn machine_pid(&self, name: &str) -> Result<Pid> {
         let pids = self.machine_pids();
         let found = pids.iter().find(|(of, _)| of == name);
         let (_, pid) = found.with_context(|| format!("the process of {name}"))?;
@@ -132,14 +174,22 @@ impl Vms {
     }
 
     /// Kills the process of a machine.
-    pub(crate) fn kill_machine(&self, name: &str) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// It does not run, or does not end.
+    pub fn kill_machine(&self, name: &str) -> Result<()> {
         let pid = self.machine_pid(name)?;
         kill_process(pid, Signal::KILL)?;
         wait_for_end(pid)
     }
 
     /// Fails if there is an instance, a machine, or a file of one.
-    pub(crate) fn nothing_left(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// What is left.
+    pub fn nothing_left(&self) -> Result<()> {
         let names = |below: &str| -> Result<Vec<String>> {
             let entries = fs::read_dir(self.path(below))?;
             let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -157,7 +207,11 @@ impl Vms {
     }
 
     /// Command lines of all processes that name this host's directory.
-    pub(crate) fn processes(&self) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    ///
+    /// `/proc` cannot be read.
+    pub fn processes(&self) -> Result<Vec<String>> {
         let home = self.shale.home().display().to_string();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
@@ -171,7 +225,11 @@ impl Vms {
     }
 
     /// Fails if others than the owner may read anything of an instance.
-    pub(crate) fn everything_is_private(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// What they may.
+    pub fn everything_is_private(&self) -> Result<()> {
         for below in ["instances", "run", "ssh"] {
             let mode = fs::metadata(self.path(below))?.mode();
             ensure!(mode & 0o077 == 0, "{below} has mode {mode:o}");
@@ -213,8 +271,12 @@ fn wait_for_end(pid: Pid) -> Result<()> {
     Ok(())
 }
 
-/// The exit code of a command that must fail.
-pub(crate) fn failure(command: &mut Command) -> Result<i32> {
+/// The exit code of a command that must fail, and say why.
+///
+/// # Errors
+///
+/// It succeeds, or says nothing.
+pub fn failure(command: &mut Command) -> Result<i32> {
     let output = command
         .output()
         .with_context(|| format!("start {command:?}"))?;
