@@ -1,6 +1,6 @@
 //! What the cache decides, as values: where a chunk goes and which segment leaves. No I/O.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use shale_model::ChunkId;
 
@@ -35,9 +35,17 @@ struct Segment {
     records: u64,
     /// Chunks in it that are pinned: a segment that has some does not leave.
     pinned: u64,
-    /// Reads since it was filled: a segment that was used gets one more round.
-    used: bool,
+    /// Rounds that it stays longer, because it was read.
+    uses: u8,
+    /// Reads count once so many bytes were placed in the cache.
+    young_until: u64,
 }
+
+/// A segment is young until this part of the cap was filled after it.
+const YOUNG_PART: u64 = 4;
+
+/// Rounds that a segment can earn. Two reads far apart are worth more than one; many more say nothing more.
+const MAX_USES: u8 = 3;
 
 impl Segment {
     fn bytes(&self) -> u64 {
@@ -67,8 +75,37 @@ pub(super) struct Index {
     /// How often each chunk is pinned that is, whether it is there or not.
     pins: HashMap<ChunkId, u32>,
     segments: BTreeMap<SegmentNo, Segment>,
+    /// The order in which segments leave; those that earned a further round stand at its end again.
+    line: VecDeque<SegmentNo>,
+    /// The segments that are being filled: one with chunks that are new here, and one with chunks that were here before,
+    /// so that what is wanted again and again does not lie among what is wanted once.
+    open: [Option<SegmentNo>; 2],
+    /// What left not long ago.
+    gone: Gone,
     bytes: u64,
+    /// Bytes that were ever placed.
+    placed: u64,
     next: SegmentNo,
+}
+
+/// The chunks that left last, no more of them than are there.
+#[derive(Debug, Default)]
+struct Gone {
+    line: VecDeque<ChunkId>,
+    set: HashSet<ChunkId>,
+}
+
+impl Gone {
+    fn add(&mut self, id: ChunkId, most: usize) {
+        if self.set.insert(id) {
+            self.line.push_back(id);
+        }
+        while self.line.len() > most {
+            self.line.pop_front().inspect(|id| {
+                self.set.remove(id);
+            });
+        }
+    }
 }
 
 impl Index {
@@ -80,7 +117,11 @@ impl Index {
             chunks: HashMap::new(),
             pins: HashMap::new(),
             segments: BTreeMap::new(),
+            line: VecDeque::new(),
+            open: [None; 2],
+            gone: Gone::default(),
             bytes: 0,
+            placed: 0,
             next: 0,
         }
     }
@@ -92,7 +133,7 @@ impl Index {
         self.shrink()
     }
 
-    /// Takes up a segment found on disk: its chunks are to be verified at first use.
+    /// Takes up a segment found on disk, the oldest first: its chunks are to be verified at first use.
     pub(super) fn adopt(&mut self, segment: SegmentNo, chunks: &[(ChunkId, u32, u32)], data: u64) {
         let state = Segment {
             data,
@@ -101,6 +142,7 @@ impl Index {
         };
         self.bytes += state.bytes();
         self.segments.insert(segment, state);
+        self.line.push_back(segment);
         for &(id, offset, len) in chunks {
             let slot = Slot {
                 segment,
@@ -114,10 +156,15 @@ impl Index {
     }
 
     /// Where `id` lies and whether it was verified.
+    ///
+    /// It counts as a use of its segment, unless that is young: who reads a disk once from its beginning to its end
+    /// reads each chunk in several pieces and with its neighbours, all soon after it came. Were that a use, a scan
+    /// would drive out what is read again and again (the correlated references of the LRU-K and 2Q papers).
     pub(super) fn get(&mut self, id: &ChunkId) -> Option<(Slot, bool)> {
         let cached = self.chunks.get(id)?;
-        if let Some(segment) = self.segments.get_mut(&cached.slot.segment) {
-            segment.used = true;
+        let segment = self.segments.get_mut(&cached.slot.segment);
+        if let Some(segment) = segment.filter(|segment| segment.young_until <= self.placed) {
+            segment.uses = (segment.uses + 1).min(MAX_USES);
         }
         Some((cached.slot, cached.verified))
     }
@@ -209,6 +256,7 @@ impl Index {
             });
         }
         let gone: HashSet<SegmentNo> = unwanted.iter().copied().collect();
+        self.line.retain(|no| !gone.contains(no));
         self.chunks
             .retain(|_, cached| !gone.contains(&cached.slot.segment));
         unwanted
@@ -232,10 +280,11 @@ impl Index {
         if needs > self.segment_bytes || self.chunks.contains_key(id) {
             return None;
         }
-        let current = self.segments.iter().next_back();
-        let open = current
-            .filter(|(_, segment)| segment.bytes() + needs <= self.segment_bytes)
-            .map(|(no, _)| *no);
+        let kind = usize::from(self.gone.set.contains(id));
+        let open = self.open[kind].filter(|no| {
+            let segment = self.segments.get(no);
+            segment.is_some_and(|segment| segment.bytes() + needs <= self.segment_bytes)
+        });
         // Where the rest is pinned, the segment that is being filled may have to leave too.
         let open = open.filter(|_| self.can_make_room(needs, open));
         if !self.can_make_room(needs, open) {
@@ -244,7 +293,17 @@ impl Index {
         let evict = self.make_room(needs, open);
         let no = open.unwrap_or(self.next);
         self.next = self.next.max(no + 1);
-        let segment = self.segments.entry(no).or_default();
+        if open.is_none() {
+            self.line.push_back(no);
+            self.open[kind] = Some(no);
+        }
+        self.placed += needs;
+        let segment = self.segments.entry(no).or_insert_with(|| Segment {
+            // What came back may come back again.
+            uses: kind as u8,
+            ..Segment::default()
+        });
+        segment.young_until = self.placed + self.cap / YOUNG_PART;
         let (offset, record) = (segment.data as u32, segment.records);
         segment.data += u64::from(len);
         segment.records += 1;
@@ -281,30 +340,28 @@ impl Index {
         stay + needs <= self.cap
     }
 
-    /// Chooses segments to leave until `needs` more bytes fit under the cap: the oldest first, but one
-    /// that was read since it last was the oldest goes to the end of the line once.
+    /// Chooses segments to leave until `needs` more bytes fit under the cap: the one at the head of the line, unless it
+    /// was read. Then it goes to the end, for one of its uses.
     fn make_room(&mut self, needs: u64, keep: Option<SegmentNo>) -> Vec<SegmentNo> {
         let mut evicted = Vec::new();
-        let mut spared = 0;
-        while self.bytes + needs > self.cap {
-            let free = self.segments.iter().filter(|(_, s)| s.pinned == 0);
-            let line: Vec<SegmentNo> = free.map(|(no, _)| *no).collect();
-            let mut candidates = line.iter().copied().filter(|no| Some(*no) != keep);
-            let victim = candidates
-                .clone()
-                .find(|no| match self.segments.get_mut(no) {
-                    Some(segment) if segment.used && spared < line.len() => {
-                        segment.used = false;
-                        spared += 1;
-                        false
-                    }
-                    _ => true,
-                });
-            let Some(victim) = victim.or_else(|| candidates.next()) else {
+        // After so many rounds none has a use left.
+        let mut looks = self.line.len() * (usize::from(MAX_USES) + 1);
+        while self.bytes + needs > self.cap && looks > 0 {
+            looks -= 1;
+            let Some(no) = self.line.pop_front() else {
                 break;
             };
-            self.remove(victim);
-            evicted.push(victim);
+            match self.segments.get_mut(&no) {
+                Some(segment) if segment.pinned > 0 || Some(no) == keep => self.line.push_back(no),
+                Some(segment) if segment.uses > 0 => {
+                    segment.uses -= 1;
+                    self.line.push_back(no);
+                }
+                _ => {
+                    self.remove(no);
+                    evicted.push(no);
+                }
+            }
         }
         evicted
     }
@@ -313,7 +370,14 @@ impl Index {
     pub(super) fn remove(&mut self, no: SegmentNo) {
         if let Some(segment) = self.segments.remove(&no) {
             self.bytes -= segment.bytes();
-            self.chunks.retain(|_, cached| cached.slot.segment != no);
+            self.line.retain(|other| *other != no);
+            let most = self.chunks.len();
+            let gone = self
+                .chunks
+                .extract_if(|_, cached| cached.slot.segment == no);
+            for (id, _) in gone {
+                self.gone.add(id, most);
+            }
         }
     }
 
@@ -344,98 +408,4 @@ fn largest_segment(cap: u64, segment_bytes: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn the_cap_holds_slots_do_not_overlap_and_pinned_chunks_stay(
-            cap in 2_000u64..20_000,
-            steps in vec((0u8..60, 1u32..700, 0u8..10), 1..300),
-        ) {
-            let mut index = Index::new(cap, 2_000);
-            let mut stored: HashMap<ChunkId, Slot> = HashMap::new();
-            let mut pins: HashMap<ChunkId, u32> = HashMap::new();
-            for (n, len, step) in steps {
-                let id = ChunkId::of(&[n]);
-                let is_pinned = |id: &ChunkId| pins.get(id).is_some_and(|count| *count > 0);
-                match step {
-                    0..=3 => {
-                        prop_assert_eq!(index.get(&id).map(|(slot, _)| slot), stored.get(&id).copied());
-                        continue;
-                    }
-                    4 => {
-                        index.pin([id]);
-                        *pins.entry(id).or_default() += 1;
-                        continue;
-                    }
-                    5 => {
-                        index.unpin([id]);
-                        pins.entry(id).and_modify(|count| *count = count.saturating_sub(1));
-                        continue;
-                    }
-                    6 if n % 8 == 0 => {
-                        let before = index.bytes();
-                        let gone = index.prune(|id| id.as_bytes()[0] < 128);
-                        prop_assert!(index.bytes() <= before);
-                        let left = |(id, slot): (&ChunkId, &Slot)| {
-                            !gone.contains(&slot.segment)
-                                || !is_pinned(id) && id.as_bytes()[0] >= 128
-                        };
-                        let all_left = stored.iter().all(left);
-                        prop_assert!(all_left);
-                        stored.retain(|_, slot| !gone.contains(&slot.segment));
-                        prop_assert_eq!(index.chunks(), stored.len());
-                        continue;
-                    }
-                    _ => {}
-                }
-                let Some(placed) = index.place(&id, len) else {
-                    let too_large = u64::from(len) + RECORD_BYTES > index.segment_bytes;
-                    let full = index.pinned_bytes() + u64::from(len) + RECORD_BYTES > cap;
-                    prop_assert!(stored.contains_key(&id) || too_large || full);
-                    continue;
-                };
-                let stays = |(id, slot): (&ChunkId, &Slot)| {
-                    !placed.evict.contains(&slot.segment) || !is_pinned(id)
-                };
-                let all_stay = stored.iter().all(stays);
-                prop_assert!(all_stay);
-                stored.retain(|_, slot| !placed.evict.contains(&slot.segment));
-                let new = placed.slot;
-                for old in stored.values().filter(|old| old.segment == new.segment) {
-                    let apart = old.offset + old.len <= new.offset || new.offset + new.len <= old.offset;
-                    prop_assert!(apart);
-                }
-                index.filled(id, new);
-                stored.insert(id, new);
-                prop_assert!(index.bytes() <= cap, "{} > {cap}", index.bytes());
-                prop_assert_eq!(index.chunks(), stored.len());
-            }
-        }
-    }
-
-    #[test]
-    fn a_segment_that_is_read_outlives_one_that_is_not() {
-        let mut index = Index::new(8_000, 2_000);
-        let ids: Vec<ChunkId> = (0u8..40).map(|n| ChunkId::of(&[n])).collect();
-        let store = |index: &mut Index, id: &ChunkId| {
-            let placed = index.place(id, 900).unwrap();
-            index.filled(*id, placed.slot);
-        };
-        for id in &ids[..8] {
-            store(&mut index, id);
-        }
-        for id in &ids[8..] {
-            assert!(
-                index.get(&ids[0]).is_some(),
-                "what is read all the time stays"
-            );
-            store(&mut index, id);
-        }
-        assert!(index.get(&ids[3]).is_none());
-    }
-}
+mod tests;
