@@ -132,7 +132,7 @@ impl ChunkReader {
 
     /// Asks where chunks lie, until all sources that may know were asked.
     async fn locate_all(&self, mut ids: Vec<ChunkId>) -> Result<(), ReadError> {
-        let _turn = self.asking.lock().await;
+        let _turn = self.turn().await;
         while let Some(first) = ids.first().copied() {
             self.fetch_locations(Whom::Anybody, &ids, Purpose::Fill)
                 .await?;
@@ -228,7 +228,8 @@ impl ChunkReader {
             let unpacked = frames.iter().map(|(chunk, at)| {
                 let from = (at.frame.offset - offset) as usize;
                 let stored = bytes.get(from..from + at.frame.stored as usize);
-                self.unpack(*chunk, *at, stored.unwrap_or_default().to_vec())
+                let unpacked = self.unpack(*at, stored.unwrap_or_default().to_vec())?;
+                unpacked.holding(*chunk)
             });
             // Every one, so that those that are right are kept.
             let unpacked: Vec<_> = unpacked.collect();

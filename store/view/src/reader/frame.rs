@@ -1,7 +1,7 @@
 //! A frame, fetched until its bytes are right.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use shale_model::{
     ChunkId, FrameLocation, Location, MAX_MISSING_IDS, SeamError, Trouble, decode_frame,
@@ -58,6 +58,28 @@ impl Persistence {
     }
 }
 
+/// What is right of a frame that came.
+#[derive(Clone)]
+pub(super) struct Unpacked {
+    /// The chunks that were said to lie in it, and do.
+    chunks: Chunks,
+    /// Those that do not: they lie elsewhere, or the bytes are wrong.
+    wrong: Vec<ChunkId>,
+}
+
+impl Unpacked {
+    /// All its chunks, if they are right and `chunk` is one of them.
+    pub(super) fn holding(self, chunk: ChunkId) -> Result<Chunks, String> {
+        match self.wrong.first() {
+            Some(id) => Err(format!("its bytes are not those of chunk {}", id.short())),
+            None if !self.chunks.contains_key(&chunk) => {
+                Err("the frame does not hold the chunk".to_owned())
+            }
+            None => Ok(self.chunks),
+        }
+    }
+}
+
 /// What a source does not have where it was thought to lie.
 #[derive(Debug, Clone, Copy)]
 enum Lost {
@@ -96,17 +118,25 @@ impl ChunkReader {
     }
 
     /// Fetches the frame at `location`, until its bytes are right, and keeps its chunks.
+    ///
+    /// Where every source sends a frame that has `chunk` and lacks another one that was said to lie in it, it was a lie: a
+    /// mirror can say that of any chunk of the registry.
     pub(super) async fn fetch_frame(self: Arc<Self>, chunk: ChunkId, location: Location) -> Landed {
         if let Some(landed) = self.landed_before(chunk, &location) {
             return Ok(landed);
         }
         let mut persistence = Persistence::begin(&self.retry, chunk);
         let (mut location, mut rounds, mut fetches) = (location, 0, 0);
+        let without_others = Mutex::new(None);
         loop {
             let check = |stored: Vec<u8>| {
                 let bytes = stored.len() as u64;
                 self.observer().fetched(bytes, Purpose::Demand);
-                self.unpack(chunk, location, stored)
+                let unpacked = self.unpack(location, stored)?;
+                if !unpacked.wrong.is_empty() && unpacked.chunks.contains_key(&chunk) {
+                    *lock(&without_others) = Some(unpacked.clone());
+                }
+                unpacked.holding(chunk)
             };
             let read = self
                 .supply
@@ -136,6 +166,14 @@ impl ChunkReader {
                 }
             };
             rounds += 1;
+            self.observer().retried(&reason);
+            if let Some(part) = lock(&without_others).take() {
+                if rounds < self.retry.bad_bytes {
+                    continue;
+                }
+                lock(&self.locations).forget(&part.wrong, &location);
+                return Ok(Arc::new(part.chunks));
+            }
             if rounds >= self.retry.bad_bytes {
                 return Err(ReadError::Corrupt {
                     chunk,
@@ -143,7 +181,6 @@ impl ChunkReader {
                     reason,
                 });
             }
-            self.observer().retried(&reason);
             // Not of a mirror: it may be wrong about where the chunk lies.
             location = self
                 .relocate((chunk, &location), lost, Whom::Registry)
@@ -158,7 +195,7 @@ impl ChunkReader {
         lost: Lost,
         whom: Whom,
     ) -> Result<Location, ReadError> {
-        let _turn = self.asking.lock().await;
+        let _turn = self.turn().await;
         // Whoever missed another frame of the pack may have asked for this one, too.
         if let Some(other) = self.known(chunk).filter(|at| at != was) {
             return Ok(other);
@@ -184,20 +221,18 @@ impl ChunkReader {
         there.then(|| Arc::new(HashMap::from([(chunk, bytes)])))
     }
 
-    /// Decompresses a frame, and hashes and keeps every chunk that is known to lie in it; `chunk` must.
-    pub(super) fn unpack(
-        &self,
-        chunk: ChunkId,
-        at: Location,
-        stored: Vec<u8>,
-    ) -> Result<Chunks, String> {
+    /// Decompresses a frame, and hashes and keeps every chunk that is known to lie in it.
+    pub(super) fn unpack(&self, at: Location, stored: Vec<u8>) -> Result<Unpacked, String> {
         let frame = at.frame;
         if stored.len() != frame.stored as usize {
             return Err(format!("{} bytes came for {}", stored.len(), frame.stored));
         }
         let plain = decode_frame(frame.codec, stored, frame.plain).map_err(|e| e.to_string())?;
         let known = lock(&self.locations).in_frame(&at);
-        let mut chunks = HashMap::with_capacity(known.len());
+        let mut unpacked = Unpacked {
+            chunks: HashMap::with_capacity(known.len()),
+            wrong: Vec::new(),
+        };
         for (id, location) in known {
             let start = location.offset as usize;
             let bytes = start
@@ -206,15 +241,12 @@ impl ChunkReader {
             match bytes {
                 Some(bytes) if ChunkId::of(bytes) == id => {
                     self.cache.store(id, bytes);
-                    chunks.insert(id, bytes.to_vec());
+                    unpacked.chunks.insert(id, bytes.to_vec());
                 }
-                _ => return Err(format!("its bytes are not those of chunk {}", id.short())),
+                _ => unpacked.wrong.push(id),
             }
         }
-        match chunks.contains_key(&chunk) {
-            true => Ok(chunks),
-            false => Err("the frame does not hold the chunk".to_owned()),
-        }
+        Ok(unpacked)
     }
 }
 

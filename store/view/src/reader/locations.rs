@@ -63,6 +63,16 @@ impl Locations {
         there.map(|(id, _)| *id).collect()
     }
 
+    /// These chunks do not lie in the frame of `at`.
+    pub(super) fn forget(&mut self, ids: &[ChunkId], at: &Location) {
+        for id in ids {
+            let lies_there = |other: &Location| other.pack == at.pack && other.frame == at.frame;
+            if self.by_id.get(id).is_some_and(lies_there) {
+                self.by_id.remove(id);
+            }
+        }
+    }
+
     /// The chunks that lie in the frame of `at`.
     pub(super) fn in_frame(&self, at: &Location) -> Vec<(ChunkId, Location)> {
         let ids = self.by_frame.get(&(at.pack, at.frame.offset));

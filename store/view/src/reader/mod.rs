@@ -14,6 +14,7 @@ use shale_model::{ChunkId, Location, MAX_MISSING_IDS, PackId, SeamError, Trouble
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::cache::Cache;
 use crate::observe::{Observer, Purpose};
@@ -86,6 +87,9 @@ pub(crate) enum WhenDenied {
 /// of a file's chunks, four to a frame, 16 frames are fetched side by side.
 const MAX_SIDE_BY_SIDE: usize = 64;
 
+/// Longest wait for the turn to ask: most questions take a round trip and a look-up for each of 10,000 chunks.
+const TURN_WITHIN: Duration = Duration::from_millis(500);
+
 /// Reads chunks through a cache. One for a host and source, shared by all views.
 pub struct ChunkReader {
     supply: Arc<Supply>,
@@ -93,7 +97,8 @@ pub struct ChunkReader {
     retry: RetrySettings,
     runtime: Handle,
     locations: Mutex<Locations>,
-    /// One question at a time: the answer to the first holds what most of those behind it want to know.
+    /// One question at a time, while they are answered: the answer to the first holds what most of those behind it want
+    /// to know.
     asking: tokio::sync::Mutex<()>,
     flights: Mutex<HashMap<FrameKey, Landing>>,
     /// How many readers wait for a flight.
@@ -255,7 +260,7 @@ impl ChunkReader {
         if let Some(location) = self.known(id) {
             return Ok(location);
         }
-        let _turn = self.asking.lock().await;
+        let _turn = self.turn().await;
         if let Some(location) = self.known(id) {
             return Ok(location);
         }
@@ -265,6 +270,12 @@ impl ChunkReader {
         self.fetch_locations(Whom::Anybody, &ids, Purpose::Demand)
             .await?;
         self.known(id).ok_or(ReadError::Missing(id))
+    }
+
+    /// The turn to ask where chunks lie. Who has it may wait for a source that is gone, for as long as that is: then it
+    /// goes without, as what it wants to know may be told by a source that is there.
+    async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        timeout(TURN_WITHIN, self.asking.lock()).await.ok()
     }
 
     fn known(&self, id: ChunkId) -> Option<Location> {

@@ -37,6 +37,9 @@ const LATE_TIMES: u32 = 4;
 /// And no source is late before this time: a frame of a mebibyte comes at 4 Mbit/s in it.
 const NEVER_LATE: Duration = Duration::from_secs(2);
 
+/// What nobody waits for may come so many times later: it asks for a mebibyte, and yields to what is waited for.
+const AHEAD_TIMES: u32 = 4;
+
 /// Decides on second requests. It is told of requests, and how long answers took.
 #[derive(Debug)]
 pub(super) struct Hedging {
@@ -87,6 +90,11 @@ impl Hedging {
     /// answering.
     pub(super) fn late(&self) -> Duration {
         self.delay().saturating_mul(LATE_TIMES).max(NEVER_LATE)
+    }
+
+    /// The same for what nobody waits for yet: a read may come to wait for it.
+    pub(super) fn late_ahead(&self) -> Duration {
+        self.late().saturating_mul(AHEAD_TIMES)
     }
 
     /// Whether a second request may be sent, which is then counted.

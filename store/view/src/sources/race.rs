@@ -205,7 +205,7 @@ impl<'s, Q: Question> Race<'s, Q> {
         }));
         let hedging = self.supply.hedging();
         self.timing.alarm = match self.urgency {
-            Urgency::Ahead => Alarm::Never,
+            Urgency::Ahead => Alarm::Late(at + hedging.late_ahead()),
             Urgency::Waited if is_first => Alarm::Hedge(at + hedging.delay()),
             Urgency::Waited => Alarm::Late(at + hedging.late()),
         };

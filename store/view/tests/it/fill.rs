@@ -181,7 +181,7 @@ async fn what_is_asked_for_comes_whole_and_pinned_chunks_stay() {
     cache.prune(|_| false);
     assert_eq!(cache.usage().bytes, 0);
     // A source that fails is told of.
-    fixture.source.faults.wrong.store(u32::MAX, SeqCst);
+    fixture.source.faults.short.store(u32::MAX, SeqCst);
     let failed = filler.bring_whole(&view).await;
     assert!(matches!(failed, Err(BringError::Read(_))), "{failed:?}");
 }

@@ -9,6 +9,7 @@ use shale_model::*;
 use shale_repo::conformance::{Store, check_store};
 use shale_repo::{Access, Repository};
 use shale_view::*;
+use tokio::time::Instant;
 
 use crate::source::{Fixture, MemorySource, chunk, read_all};
 
@@ -177,6 +178,81 @@ async fn a_mirror_that_is_wrong_about_where_chunks_lie_is_asked_no_more_for_them
     let liar = Arc::new(liar);
     let view = fixture.mirrored(&[&liar]);
     assert!(all_of(&view).await == fixture.disk);
+}
+
+#[tokio::test]
+async fn what_a_mirror_says_wrongly_of_one_chunk_costs_the_others_nothing() {
+    let fixture = Fixture::new();
+    let chunks = chunks();
+    // Of one chunk it says that it lies where another one does.
+    let mut liar = MemorySource::new(&chunks);
+    liar.lie(&chunks[30], &chunks[1]);
+    let view = fixture.mirrored(&[&Arc::new(liar)]);
+    let wanted: Vec<_> = chunks
+        .iter()
+        .map(|chunk| (ChunkId::of(chunk), chunk.len() as u32))
+        .collect();
+    let reader = view.reader();
+    // All locations are asked for at once, so the lie is known when the frame of the others comes.
+    assert_eq!(reader.chunks(&wanted).await.unwrap(), chunks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_chunk_that_nobody_has_now_holds_up_nobody_else() {
+    let fixture = Fixture::new();
+    fixture.source.faults.away.store(true, SeqCst);
+    let chunks = chunks();
+    // The mirror lacks one chunk, and the registry, which has it, is away.
+    let mut most = MemorySource::new(&chunks);
+    most.lose(&chunks[0]);
+    let view = fixture.mirrored(&[&Arc::new(most)]);
+    let reader = view.reader();
+    let of = |n: usize| ChunkId::of(&chunks[n]);
+    let (first, lacking) = (reader.clone(), of(0));
+    let waits = tokio::spawn(async move { first.chunk(lacking, Vec::new).await });
+    while fixture.counters.retries() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let begun = Instant::now();
+    for n in [1, 20, 39] {
+        assert!(reader.chunk(of(n), Vec::new).await.unwrap() == chunks[n]);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(!waits.is_finished());
+    fixture.source.faults.away.store(false, SeqCst);
+    assert!(waits.await.unwrap().unwrap() == chunks[0]);
+}
+
+/// A source that answers where chunks lie, and never sends one.
+struct Hangs(Arc<MemorySource>);
+
+impl Fetch for Hangs {
+    fn locate<'a>(
+        &'a self,
+        ids: &'a [ChunkId],
+    ) -> BoxFuture<'a, SeamResult<Vec<Option<Location>>>> {
+        self.0.locate(ids)
+    }
+
+    fn read(&self, _: PackId, _: u64, _: u64) -> BoxFuture<'_, SeamResult<Vec<u8>>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fill_goes_on_beside_a_mirror_that_hangs() {
+    let fixture = Fixture::new();
+    let view = fixture.supplied(vec![NamedFetch {
+        name: "hangs".into(),
+        fetch: Arc::new(Hangs(mirror())),
+    }]);
+    let filler = Filler::new(FillSettings::at(FillRate::Unlimited));
+    let state = tokio::sync::watch::Sender::new(FillState::Off);
+    let begun = Instant::now();
+    filler.fill(&view, &state).await;
+    assert_eq!(*state.borrow(), FillState::Whole);
+    // In virtual time: a few requests of it are waited for.
+    assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
 #[tokio::test]

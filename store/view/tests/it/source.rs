@@ -122,6 +122,12 @@ impl MemorySource {
         }
     }
 
+    /// Makes the source say that a chunk lies where another one does.
+    pub(crate) fn lie(&mut self, of: &[u8], at: &[u8]) {
+        let at = self.by_id[&ChunkId::of(at)];
+        self.by_id.insert(ChunkId::of(of), at);
+    }
+
     /// Makes the source forget where a chunk lies.
     pub(crate) fn lose(&mut self, chunk: &[u8]) {
         self.by_id.remove(&ChunkId::of(chunk));
@@ -292,7 +298,11 @@ impl Fixture {
     pub(crate) fn mirrored(&self, mirrors: &[&Arc<MemorySource>]) -> Arc<View> {
         let names = ["first", "second", "third"];
         let mirrors = names.iter().zip(mirrors);
-        let mirrors = mirrors.map(|(name, mirror)| named(name, mirror)).collect();
+        self.supplied(mirrors.map(|(name, mirror)| named(name, mirror)).collect())
+    }
+
+    /// The same, whatever the mirrors are.
+    pub(crate) fn supplied(&self, mirrors: Vec<NamedFetch>) -> Arc<View> {
         let registry = named("registry", &self.source);
         let supply = Supply::new(mirrors, registry, || 0.5, self.counters.clone());
         let reader = self.reader_of(Arc::new(supply), Arc::new(MemoryFiles::new()));
