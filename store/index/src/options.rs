@@ -52,8 +52,10 @@ pub(crate) fn index_options() -> Options {
 /// Of an index that another process may write to.
 pub(crate) fn reader_options() -> Options {
     let mut options = Options::default();
-    // What the writer removes stays readable only in files that are open.
+    // What the writer removes stays readable only in files that are open. They are few, and opened without the sixteen
+    // threads that each table would start for that, and each part of the log.
     options.set_max_open_files(-1);
+    options.set_max_file_opening_threads(1);
     options
 }
 

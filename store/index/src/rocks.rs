@@ -31,8 +31,8 @@ pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
 const MEMTABLES: &str = "rocksdb.cur-size-all-mem-tables";
 
 /// Bytes in memory that are written out when the index closes: whoever opens it next would read them from the log again,
-/// some 50,000 chunks in 20 ms.
-const WORTH_WRITING_BYTES: u64 = 4 << 20;
+/// some 12,000 chunks in 5 ms.
+const WORTH_WRITING_BYTES: u64 = 1 << 20;
 
 /// Where the version lies in the default table.
 const VERSION_KEY: &[u8] = b"version";
