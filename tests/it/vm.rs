@@ -2,6 +2,8 @@
 
 mod autostart;
 mod commit;
+mod damaged;
+mod dying;
 mod forecast;
 mod kills;
 mod localize;

@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use shale_files::{DirFiles, Files, put_durably, read_file};
+use shale_files::DirFiles;
 use shale_image::identity::{HostKey, Identity, Login, Network};
 use shale_model::Mtime;
 
 use crate::dirs::known_path;
 use crate::error::{HostError, HostResult};
+use crate::kept::KeptFile;
 
 /// `format` of the file.
 const FORMAT: &str = "shale.identity.v1";
@@ -67,36 +68,27 @@ pub(crate) fn put(directory: &Path, identity: &Identity) -> HostResult<()> {
             authorized_keys: login.authorized_keys.clone(),
         }),
     };
-    // Strings have no way not to become JSON.
-    let bytes = serde_json::to_vec_pretty(&kept).unwrap_or_default();
     let files = DirFiles::open(directory)?;
-    let _ = files.remove(&known_path(TEMP));
-    Ok(put_durably(
-        &files,
-        &known_path(TEMP),
-        &known_path(NAME),
-        |file| file.write_at(0, &bytes),
-    )?)
+    Ok(file(&files, directory).put(&known_path(TEMP), &kept)?)
+}
+
+fn file<'a>(files: &'a DirFiles, root: &'a Path) -> KeptFile<'a> {
+    KeptFile {
+        files,
+        root,
+        path: known_path(NAME),
+        format: FORMAT,
+        max_bytes: MAX_BYTES,
+    }
 }
 
 /// The identity that was kept, whose files are written at a time in seconds since 1970; `None` where an older version
 /// deployed the instance.
 pub(crate) fn get(directory: &Path, seconds: u64) -> HostResult<Option<Identity>> {
-    let bytes = match read_file(&DirFiles::open(directory)?, &known_path(NAME), MAX_BYTES) {
-        Ok(bytes) => bytes,
-        Err(error) if error.is_missing() => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let files = DirFiles::open(directory)?;
+    let Some(kept) = file(&files, directory).get::<Kept>()? else {
+        return Ok(None);
     };
-    let damaged = |reason: &str| HostError::Record {
-        path: directory.join(NAME),
-        reason: reason.to_owned(),
-    };
-    // What serde says may quote a key.
-    let kept: Kept =
-        serde_json::from_slice(&bytes).map_err(|_| damaged("it is not what was kept"))?;
-    if kept.format != FORMAT {
-        return Err(damaged("it has another format"));
-    }
     let machine_id = u128::from_str_radix(&kept.machine_id, 16);
     let key = |key: KeptKey| HostKey {
         name: key.name,
@@ -106,7 +98,10 @@ pub(crate) fn get(directory: &Path, seconds: u64) -> HostResult<Option<Identity>
     Ok(Some(Identity {
         hostname: kept.hostname,
         machine_id: machine_id
-            .map_err(|_| damaged("its machine id is none"))?
+            .map_err(|_| HostError::Record {
+                path: directory.join(NAME),
+                reason: "its machine id is none".into(),
+            })?
             .to_be_bytes(),
         ssh_host_keys: kept.ssh_host_keys.into_iter().map(key).collect(),
         login: kept.login.map(|login| Login {

@@ -25,6 +25,7 @@ mod host;
 mod identity;
 mod identity_file;
 mod impersonal;
+mod kept;
 mod keys;
 mod logs;
 mod name;

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use shale_files::{DirFiles, Files, put_durably, read_file};
+use shale_files::{DirFiles, Files};
 use shale_model::{PlanId, TemplateId};
 
 use crate::dirs::known_path;
-use crate::error::HostResult;
+use crate::error::{HostError, HostResult};
+use crate::kept::KeptFile;
 
 /// The file's name, and that of its successor while it is written.
 const NAME: &str = "pins.json";
@@ -43,17 +44,13 @@ const FORMAT: &str = "shale.pins.v1";
 /// stand still for it.
 pub(crate) fn read(state: &Path) -> HostResult<Vec<Pin>> {
     let files = DirFiles::open(state)?;
-    let bytes = match read_file(&files, &known_path(NAME), MAX_BYTES) {
-        Ok(bytes) => bytes,
-        Err(error) if error.is_missing() => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    match serde_json::from_slice::<Pins>(&bytes) {
-        Ok(pins) if pins.format == FORMAT => Ok(pins.pins),
-        _ => {
+    match file(&files, state).get::<Pins>() {
+        Ok(kept) => Ok(kept.map(|kept| kept.pins).unwrap_or_default()),
+        Err(HostError::Record { .. }) => {
             files.rename(&known_path(NAME), &known_path(DAMAGED))?;
             Ok(Vec::new())
         }
+        Err(error) => Err(error),
     }
 }
 
@@ -63,14 +60,18 @@ pub(crate) fn write(state: &Path, pins: &[Pin]) -> HostResult<()> {
         format: FORMAT.into(),
         pins: pins.to_vec(),
     };
-    // Strings have no way not to become JSON.
-    let bytes = serde_json::to_vec_pretty(&pins).unwrap_or_default();
     let files = DirFiles::open(state)?;
-    let _ = files.remove(&known_path(TEMP));
-    put_durably(&files, &known_path(TEMP), &known_path(NAME), |file| {
-        file.write_at(0, &bytes)
-    })?;
-    Ok(())
+    Ok(file(&files, state).put(&known_path(TEMP), &pins)?)
+}
+
+fn file<'a>(files: &'a DirFiles, root: &'a Path) -> KeptFile<'a> {
+    KeptFile {
+        files,
+        root,
+        path: known_path(NAME),
+        format: FORMAT,
+        max_bytes: MAX_BYTES,
+    }
 }
 
 #[cfg(test)]

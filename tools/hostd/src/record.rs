@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use shale_files::{DirFiles, FilePath, Files, put_durably, read_file, remove_durably};
+use shale_files::{DirFiles, FilePath, Files, remove_durably};
 use shale_hvplug::{Forward, Resources};
 use shale_model::{PlanId, TemplateId};
 
@@ -12,7 +12,8 @@ use crate::api::{Credentials, Repository};
 use crate::data_disk::DataDisk;
 use crate::dirs::known_path;
 use crate::disk_place::DiskPlace;
-use crate::error::{HostError, HostResult};
+use crate::error::HostResult;
+use crate::kept::KeptFile;
 use crate::name::InstanceName;
 
 /// `format` of a record.
@@ -182,32 +183,23 @@ impl Records {
 
     /// The record of `name`; `None` if it has none.
     pub(crate) fn get(&self, name: &InstanceName) -> HostResult<Option<Record>> {
-        let bytes = match read_file(&self.files, &record_path(name), MAX_RECORD_BYTES) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_missing() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let damaged = |reason: String| HostError::Record {
-            path: self.root.join(record_path(name).as_str()),
-            reason,
-        };
-        let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        match record.format == FORMAT {
-            true => Ok(Some(record)),
-            false => Err(damaged(format!("its format is `{}`", record.format))),
-        }
+        self.file(name).get()
     }
 
     /// Keeps a record, durably.
     pub(crate) fn put(&self, name: &InstanceName, record: &Record) -> HostResult<()> {
-        // Strings, numbers and lists have no way not to become JSON.
-        let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
         let temp = known_path(&format!("{name}{TEMP}"));
-        let _ = self.files.remove(&temp);
-        put_durably(&self.files, &temp, &record_path(name), |file| {
-            file.write_at(0, &bytes)
-        })?;
-        Ok(())
+        Ok(self.file(name).put(&temp, record)?)
+    }
+
+    fn file(&self, name: &InstanceName) -> KeptFile<'_> {
+        KeptFile {
+            files: &self.files,
+            root: &self.root,
+            path: record_path(name),
+            format: FORMAT,
+            max_bytes: MAX_RECORD_BYTES,
+        }
     }
 
     /// Removes a record, durably: what is left of the instance is garbage from now on.
@@ -234,6 +226,7 @@ fn record_path(name: &InstanceName) -> FilePath {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::HostError;
     use shale_hvplug::Acceleration;
 
     #[test]
@@ -293,8 +286,9 @@ mod tests {
 
         let file = dir.path().join("web/record.json");
         let text = std::fs::read_to_string(&file).unwrap();
-        // As it was kept before there were mirrors.
+        // As it was kept before there were mirrors, or hashes.
         let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(old.as_object_mut().unwrap().remove("blake3").is_some());
         old["origin"].as_object_mut().unwrap().remove("mirrors");
         std::fs::write(&file, old.to_string()).unwrap();
         let old = records.get(&name).unwrap().unwrap();

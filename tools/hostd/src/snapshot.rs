@@ -2,13 +2,14 @@
 //! `snapshot.json`. Without that there is no snapshot.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use shale_files::{DirFiles, FilePath, Files, put_durably, read_file, remove_durably};
+use shale_files::{DirFiles, FilePath, Files, remove_durably};
 
 use crate::dirs::{known_path, remove_dir};
-use crate::error::{HostError, HostResult};
+use crate::error::HostResult;
+use crate::kept::KeptFile;
 use crate::name::InstanceName;
 use crate::record::{Origin, Record};
 
@@ -59,6 +60,16 @@ impl Snapshot {
         record.disk_bytes = self.disk_bytes;
         record.login.host_key = self.host_key.clone();
         record
+    }
+}
+
+fn file<'a>(files: &'a DirFiles, root: &'a Path) -> KeptFile<'a> {
+    KeptFile {
+        files,
+        root,
+        path: known_path(NAME),
+        format: FORMAT,
+        max_bytes: MAX_BYTES,
     }
 }
 
@@ -113,15 +124,9 @@ impl Snapshots {
 
     /// Keeps that a snapshot is complete, durably.
     pub(crate) fn finish(&self, name: &InstanceName, snapshot: &Snapshot) -> HostResult<()> {
-        // Strings and numbers have no way not to become JSON.
-        let bytes = serde_json::to_vec_pretty(snapshot).unwrap_or_default();
-        let files = DirFiles::open(&self.dir(name))?;
-        Ok(put_durably(
-            &files,
-            &known_path(TEMP),
-            &known_path(NAME),
-            |file| file.write_at(0, &bytes),
-        )?)
+        let dir = self.dir(name);
+        let files = DirFiles::open(&dir)?;
+        Ok(file(&files, &dir).put(&known_path(TEMP), snapshot)?)
     }
 
     /// Removes a snapshot, durably: what is left of it is garbage from then on.
@@ -143,20 +148,8 @@ impl Snapshots {
 
     fn read(&self, name: &InstanceName) -> HostResult<Option<Snapshot>> {
         let dir = self.dir(name);
-        let bytes = match read_file(&DirFiles::open(&dir)?, &known_path(NAME), MAX_BYTES) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_missing() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let damaged = |reason: String| HostError::Record {
-            path: dir.join(NAME),
-            reason,
-        };
-        let found: Snapshot = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        match found.format == FORMAT {
-            true => Ok(Some(found)),
-            false => Err(damaged(format!("its format is `{}`", found.format))),
-        }
+        let files = DirFiles::open(&dir)?;
+        file(&files, &dir).get()
     }
 
     /// What is no name of a snapshot is none of ours.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use shale_hostd::api::{Instance, Outcome, Request};
+use shale_hostd::api::{Damaged, Instance, Outcome, Request};
 
 use super::{local, ports, state};
 use crate::commands::host::{call, unexpected};
@@ -18,16 +18,43 @@ use crate::output::{Row, note, print_list};
 #[command(verbatim_doc_comment, visible_alias = "list")]
 pub(crate) struct Ls {}
 
+/// One of the list.
 #[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Listed(Instance);
+#[serde(untagged)]
+enum Listed {
+    Whole(Box<Instance>),
+    /// Its record cannot be read.
+    Damaged {
+        name: String,
+        state: &'static str,
+        reason: String,
+    },
+}
+
+impl From<Damaged> for Listed {
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged {
+            name: damaged.name,
+            state: "damaged",
+            reason: damaged.reason,
+        }
+    }
+}
 
 impl Row for Listed {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "STATE", "TEMPLATE", "LOCAL", "SSH", "PORTS"];
 
     fn cells(&self) -> Vec<String> {
-        let instance = &self.0;
+        let instance = match self {
+            Self::Whole(instance) => instance,
+            Self::Damaged { name, state, .. } => {
+                let known = [name.as_str(), state].into_iter();
+                let unknown = std::iter::repeat("-");
+                let cells = known.chain(unknown).take(Self::COLUMNS.len());
+                return cells.map(str::to_owned).collect();
+            }
+        };
         vec![
             instance.name.clone(),
             state(instance),
@@ -45,11 +72,11 @@ impl Ls {
         let Outcome::Instances { instances, damaged } = outcome else {
             return Err(unexpected(&outcome));
         };
-        let rows: Vec<Listed> = instances.into_iter().map(Listed).collect();
-        print_list(&rows, context.global.format, context.global.quiet)?;
-        for damaged in damaged {
+        for damaged in &damaged {
             note!("`{}` is damaged: {}", damaged.name, damaged.reason);
         }
-        Ok(())
+        let whole = instances.into_iter().map(Box::new).map(Listed::Whole);
+        let rows: Vec<Listed> = whole.chain(damaged.into_iter().map(Listed::from)).collect();
+        print_list(&rows, context.global.format, context.global.quiet)
     }
 }
