@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 30] = [
+const PACKAGES: [(&str, &str); 31] = [
     ("chroot", "coreutils"),
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
@@ -15,6 +15,7 @@ const PACKAGES: [(&str, &str); 30] = [
     ("debugfs", "e2fsprogs"),
     ("dumpe2fs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
+    ("faketime", "faketime"),
     ("fio", "fio"),
     ("getcap", "libcap2-bin"),
     ("getfacl", "acl"),

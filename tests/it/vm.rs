@@ -1,6 +1,7 @@
 //! Virtual machines through the program: made, spoken to, killed from under, and removed.
 
 mod autostart;
+mod clock;
 mod commit;
 mod damaged;
 mod dying;

@@ -136,7 +136,7 @@ impl Blow {
                 let restart = [
                     "restart",
                     &name,
-                    "--timeout",
+                    "--stop-timeout",
                     "20",
                     "--force",
                     "--wait",

@@ -93,7 +93,7 @@ fn privileged_boot_a_hypervisor_that_dies_is_told_of_and_can_be_started_again() 
 
     // At a later one: it is stopped, and starts when the program does.
     ill.falls_ill()?;
-    ensure!(failure(&mut ill.command(&["restart", "a", "--force", "--timeout", "0"]))? == 1);
+    ensure!(failure(&mut ill.command(&["restart", "a", "--force", "--stop-timeout", "0"]))? == 1);
     ensure!(ill.vms.state("a")? == "stopped");
     ensure!(failure(&mut ill.command(&start))? == 1);
     ill.recovers()?;
