@@ -10,7 +10,7 @@ use shale_model::{
 
 use super::backoff::Backoff;
 use super::{ChunkReader, Chunks, Landed, ReadError, RetrySettings, lock};
-use crate::observe::Purpose;
+use crate::observe::{Checked, Purpose};
 use crate::sources::{NotRead, PackRange, Whom};
 
 /// What a fetch that failed does next: a source that is slow or gone is waited for, as long as it takes.
@@ -52,7 +52,7 @@ impl Persistence {
                 return Err(ReadError::Refused { chunk, source });
             }
         }
-        reader.observer().retried(&with_causes(&error));
+        reader.retried(error.trouble, &with_causes(&error));
         self.backoff.wait().await;
         Ok(())
     }
@@ -105,7 +105,7 @@ impl ChunkReader {
         loop {
             let check = |stored: Vec<u8>| {
                 let bytes = stored.len() as u64;
-                self.observer().fetched(bytes, Purpose::Demand);
+                self.arrived(bytes, Purpose::Demand);
                 self.unpack(chunk, location, stored)
             };
             let read = self
@@ -143,7 +143,7 @@ impl ChunkReader {
                     reason,
                 });
             }
-            self.observer().retried(&reason);
+            self.retried(Trouble::Integrity, &reason);
             // Not of a mirror: it may be wrong about where the chunk lies.
             location = self
                 .relocate((chunk, &location), lost, Whom::Registry)
@@ -186,6 +186,21 @@ impl ChunkReader {
 
     /// Decompresses a frame, and hashes and keeps every chunk that is known to lie in it; `chunk` must.
     pub(super) fn unpack(
+        &self,
+        chunk: ChunkId,
+        at: Location,
+        stored: Vec<u8>,
+    ) -> Result<Chunks, String> {
+        let unpacked = self.unpack_unseen(chunk, at, stored);
+        let (chunks, found) = match &unpacked {
+            Ok(chunks) => (chunks.len() as u64, Checked::Right),
+            Err(_) => (1, Checked::Wrong),
+        };
+        self.observer().checked(chunks, found);
+        unpacked
+    }
+
+    fn unpack_unseen(
         &self,
         chunk: ChunkId,
         at: Location,
