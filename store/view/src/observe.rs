@@ -1,7 +1,7 @@
 //! What reads tell whoever wants to know: metrics, boot traces, progress.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shale_model::{ChunkId, Trouble};
@@ -87,6 +87,7 @@ pub struct Counters {
     right_chunks: AtomicU64,
     wrong_chunks: AtomicU64,
     waits: Waits,
+    last_failure: Mutex<Option<String>>,
 }
 
 impl Counters {
@@ -136,7 +137,7 @@ impl Counters {
     }
 
     /// Chunks of packs that were hashed when they arrived.
-    pub fn checked(&self, found: Checked) -> u64 {
+    pub fn checked_chunks(&self, found: Checked) -> u64 {
         match found {
             Checked::Right => self.right_chunks.load(Ordering::Relaxed),
             Checked::Wrong => self.wrong_chunks.load(Ordering::Relaxed),
@@ -153,9 +154,15 @@ impl Counters {
         self.waits.total()
     }
 
-    /// Why the last fetch that failed did, while a read waits and nothing has come since.
-    pub fn stall_reason(&self) -> Option<String> {
-        self.waits.now()?.reason
+    /// What the last fetch that failed said, whoever waited for it.
+    pub fn last_failure(&self) -> Option<String> {
+        self.last().clone()
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -190,6 +197,7 @@ impl Observer for Counters {
     fn retried(&self, trouble: Trouble, reason: &str) {
         self.retries.fetch_add(1, Ordering::Relaxed);
         self.waits.failed(trouble, reason);
+        *self.last() = Some(reason.to_owned());
     }
 
     fn hedged(&self, hedge: Hedge) {

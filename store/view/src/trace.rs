@@ -64,6 +64,7 @@ impl Trace {
     pub fn end(&self) -> Vec<ChunkId> {
         self.ended.store(true, Ordering::Relaxed);
         let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *touched).order
+        touched.seen = HashSet::new();
+        std::mem::take(&mut touched.order)
     }
 }

@@ -5,13 +5,14 @@ use std::os::unix::fs::symlink;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{Input, LoopMount, Shale, need_root, run, tool};
 use serde_json::Value;
 
 use crate::export::check_file_system;
 use crate::hostile::full::{fill, small_disk};
 use crate::registry::Registry;
+use crate::seen::{check_metrics, events, metric};
 
 use super::forecast;
 use super::host::Vms;
@@ -61,6 +62,7 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     let read = format!("set -e; {READ} > /dev/null; {READ} | md5sum");
     let (registry, said) = beside(&vms, &read, || without_its_registry(&vms, &home, port))?;
     ensure!(said == expected, "not {expected}: {said}");
+    told(&vms, &["transfer", "unavailable"])?;
 
     let write = "dd if=/dev/urandom of=/root/written bs=1M count=64 status=none; sync; \
                  cp /root/written /root/copy; sync; echo 3 > /proc/sys/vm/drop_caches; \
@@ -82,6 +84,7 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     };
     let ((), said) = beside(&vms, write, full)?;
     ensure!(said.trim() == (64 << 20).to_string(), "{said}");
+    told(&vms, &["disk_full"])?;
 
     export(&vms)?;
     committed(&vms, &registry.name("test/committed"))?;
@@ -90,6 +93,54 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     ensure!(errors == "0\n", "{errors}");
     vms.run(&["rm", "a", "--yes"])?;
     registry.server.terminate()
+}
+
+/// Events and metrics tell of a stall of one of these causes, and that it is over.
+fn told(vms: &Vms, causes: &[&str]) -> Result<()> {
+    let begun = Instant::now();
+    let (stalled, seconds) = loop {
+        let events = events(vms, &["a"])?;
+        let is_stall = |event: &&Value| {
+            let cause = event["cause"].as_str();
+            event["kind"] == "stalled" && cause.is_some_and(|cause| causes.contains(&cause))
+        };
+        let stalled = events.iter().rfind(is_stall).cloned();
+        let stalled = stalled.with_context(|| format!("a stall: {events:?}"))?;
+        let behind = events
+            .iter()
+            .filter(|event| event["id"].as_u64() > stalled["id"].as_u64());
+        let mut ends = behind.filter(|event| event["kind"] == "going_on");
+        if let Some(end) = ends.next() {
+            break (stalled, end["after_seconds"].as_f64().unwrap_or_default());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it goes on: {events:?}"
+        );
+        sleep(Duration::from_millis(200));
+    };
+    println!("{stalled}, for {seconds} s");
+    ensure!(
+        stalled["reason"]
+            .as_str()
+            .is_some_and(|reason| !reason.is_empty())
+    );
+    ensure!(seconds > 0.0, "{stalled}");
+    let text = run(vms.shale.command().args(["host", "metrics"]))?;
+    check_metrics(&text)?;
+    let cause = stalled["cause"].as_str().unwrap_or_default();
+    let name = format!("shale_machine_stall_seconds_total{{machine=\"a\",reason=\"{cause}\"}}");
+    ensure!(metric(&text, &name)? > 0.0, "{text}");
+    let shown = vms.run(&["inspect", "a", "--format", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let stalls = &shown["disk"]["stalls"];
+    ensure!(stalls["count"].as_u64() >= Some(1), "{stalls}");
+    ensure!(stalls["causes"][cause].as_f64() > Some(0.0), "{stalls}");
+    if cause != "disk_full" {
+        let name = "shale_stall_seconds_total{reason=\"transfer\"}";
+        ensure!(metric(&text, name)? > 0.0, "{text}");
+    }
+    Ok(())
 }
 
 /// What was seen of outages, rehearsed by the program itself.

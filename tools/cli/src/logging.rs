@@ -69,7 +69,10 @@ impl LogOptions {
         let targets = Targets::new()
             .with_default(others)
             .with_target("shale", level);
-        let layer = fmt::layer().with_writer(std::io::stderr);
+        // A log that nobody reads any more is no reason to say anything, let alone to fail.
+        let layer = fmt::layer()
+            .with_writer(std::io::stderr)
+            .log_internal_errors(false);
         let layer = match format {
             LogFormat::Text => layer.with_ansi(false).boxed(),
             LogFormat::Json => layer

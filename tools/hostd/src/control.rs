@@ -109,7 +109,7 @@ async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io:
     writer.shutdown().await
 }
 
-/// Tells what happens until the client leaves or the service ends. A client that does not read waits for nobody but
+/// Tells what happened, and happens until the client leaves or the service ends. A client that does not read waits for nobody but
 /// itself.
 async fn tell_events(
     host: &Host,
@@ -118,14 +118,8 @@ async fn tell_events(
     request: &str,
 ) -> io::Result<()> {
     let writer = tokio::sync::Mutex::new(writer);
-    let left = async {
-        // It has nothing more to say: what comes is its end.
-        let gone = async { drop(reader.fill_buf().await) };
-        tokio::select! {
-            () = gone => {}
-            () = host.ended() => {}
-        }
-    };
+    // It has nothing more to say: what comes is its end.
+    let left = async { drop(reader.fill_buf().await) };
     let tell = |told| {
         let writer = &writer;
         async move { send(&mut *writer.lock().await, &Answer::Told(told)).await }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::spawn_blocking;
 
-use crate::api::{Event, EventsWish, Failure, FailureKind, Told};
+use crate::api::{Event, EventKind, EventsWish, Failure, FailureKind, Told};
 
 use super::Events;
 
-/// Tells the events of a wish, those that were before first; then, if it is to follow, those that come, until `left`
-/// is ready. `send` may take any time: what comes meanwhile waits for a while, and then is counted as lost.
+/// Tells the events of a wish, those that were before first; then, if it is to follow, those that come, until the service
+/// ends or `left` is ready. `send` may take any time: what comes meanwhile waits for a while, and then is counted as lost.
 ///
 /// # Errors
 /// There are too many who follow: that is the inner result. Or the client is gone.
@@ -61,6 +61,9 @@ where
                 if event.id > last && wish.wants(&event) {
                     send(Told::Event(Event::clone(&event))).await?;
                 }
+                if event.what == EventKind::ServiceStopping {
+                    return Ok(Ok(()));
+                }
             }
             Err(RecvError::Lagged(events)) => send(Told::Lost { events }).await?,
             Err(RecvError::Closed) => return Ok(Ok(())),
@@ -80,7 +83,6 @@ mod tests {
 
     use super::super::{BEHIND, MAX_FOLLOWERS};
     use super::*;
-    use crate::api::EventKind;
 
     fn events() -> Arc<Events> {
         let files = Arc::new(MemoryFiles::new());

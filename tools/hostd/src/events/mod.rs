@@ -80,26 +80,31 @@ impl Events {
         let since = (self.clock)().duration_since(UNIX_EPOCH);
         // Milliseconds: a number that people can read.
         let millis = since.map_or(0, |since| since.as_millis() as u64);
-        let mut state = self.state();
-        let event = Event {
-            id: state.next,
-            time: millis as f64 / 1000.0,
-            machine: machine.map(str::to_owned),
-            caller: caller.clone(),
-            what: shortened(what),
+        let what = shortened(what);
+        let (kind, fields) = (what.name(), serde_json::to_string(&what));
+        let (id, kept) = {
+            let mut state = self.state();
+            let event = Event {
+                id: state.next,
+                time: millis as f64 / 1000.0,
+                machine: machine.map(str::to_owned),
+                caller: caller.clone(),
+                what,
+            };
+            state.next += 1;
+            *state.counts.entry(kind).or_default() += 1;
+            let (id, kept) = (event.id, state.log.append(&event));
+            // Under the lock, so that they come in order. Nobody who listens is no error.
+            let _ = self.feed.send(Arc::new(event));
+            (id, kept)
         };
-        state.next += 1;
-        *state.counts.entry(event.what.name()).or_default() += 1;
-        let kind = event.what.name();
-        let fields = serde_json::to_string(&event.what).unwrap_or_default();
-        let machine = machine.unwrap_or_default();
-        tracing::info!(event = event.id, kind, machine, fields, "event");
-        if let Err(error) = state.log.append(&event) {
-            // Who follows is told all the same.
-            tracing::warn!(event = event.id, %error, "an event is not kept");
+        // Not under the lock: whoever reads the log may be slow.
+        let (machine, fields) = (machine.unwrap_or_default(), fields.unwrap_or_default());
+        tracing::info!(event = id, kind, machine, fields, "event");
+        if let Err(error) = kept {
+            // Who follows was told all the same.
+            tracing::warn!(event = id, %error, "an event is not kept");
         }
-        // Under the lock, so that they come in order. Nobody who listens is no error.
-        let _ = self.feed.send(Arc::new(event));
     }
 
     /// How the service before this one ended.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use shale_model::DeviceError;
-use shale_view::FillState;
+use shale_view::{FillState, WaitCause};
 
 use crate::api::EventKind;
 use crate::local::local_bytes;
@@ -84,19 +84,18 @@ impl Host {
 fn stall_of(live: &Live, now: Instant) -> Option<Stall> {
     let disk = live.disk.as_ref()?;
     let (waiting, is_late) = (disk.waiting(), disk.is_late());
-    if let Some(waiting) = waiting {
-        let since = waiting.since.into_std();
-        if is_late || now.saturating_duration_since(since) >= STALLED_AFTER {
-            let (cause, reason) = (StallCause::Content(waiting.cause), waiting.reason);
-            let reason = reason.unwrap_or_else(|| NO_ANSWER.into());
-            return Some(Stall {
-                since: since.min(now),
-                cause,
-                reason,
-            });
-        }
+    let since = waiting.as_ref().map_or(now, |it| it.since.into_std());
+    if is_late || now.saturating_duration_since(since) >= STALLED_AFTER {
+        // Late content is asked for again: between two of these reads, none waits.
+        let cause = waiting.as_ref().map_or(WaitCause::Transfer, |it| it.cause);
+        let reason = waiting.and_then(|waiting| waiting.reason);
+        return Some(Stall {
+            since: since.min(now),
+            cause: StallCause::Content(cause),
+            reason: reason.unwrap_or_else(|| NO_ANSWER.into()),
+        });
     }
-    if !live.stands_still || is_late {
+    if !live.stands_still {
         return None;
     }
     let error = disk.failed().reason;

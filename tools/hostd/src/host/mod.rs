@@ -159,7 +159,7 @@ impl Host {
     /// the host from opening: it is shown with its reason.
     pub fn open(parts: HostParts) -> HostResult<Arc<Self>> {
         let HostParts { dirs, runtime, .. } = parts;
-        for dir in [dirs.instances(), dirs.run(), dirs.plans()] {
+        for dir in [dirs.instances(), dirs.run(), dirs.plans(), dirs.events()] {
             private_dir(&dir).map_err(system("make", &dir))?;
         }
         let files = DirFiles::open(&dirs.instances())?;
@@ -167,7 +167,7 @@ impl Host {
         let lock = FilePath::new("host.lock").unwrap_or_default();
         let lock = files.lock(&lock, LockKind::Exclusive, IfHeld::Fail)?;
         remove_unfinished(&dirs.plans())?;
-        let events = Events::open(Arc::new(DirFiles::create(&dirs.events())?), parts.clock)?;
+        let events = Events::open(Arc::new(DirFiles::open(&dirs.events())?), parts.clock)?;
         let witness = Witness {
             events: Arc::new(events),
             noted: Noted::new(),

@@ -128,6 +128,20 @@ impl Page {
         self.0.register(name, help, family);
     }
 
+    /// A counter without labels.
+    fn sum(&mut self, name: &str, help: &str, value: u64) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        self.0.register(name, help, counter);
+    }
+
+    /// A gauge without labels.
+    fn level(&mut self, name: &str, help: &str, value: f64) {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        self.0.register(name, help, gauge);
+    }
+
     fn seconds(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
         let family = Family::<Labels, Counter<f64, AtomicU64>>::default();
         for (labels, value) in values {
@@ -148,9 +162,9 @@ impl Page {
         let version = env!("CARGO_PKG_VERSION");
         let build = Info::new(BuildLabels { version });
         self.0.register("build", "The program that serves", build);
-        let started = [(Labels::new(), counted.started as f64)];
+        let started = counted.started as f64;
         let help = "When the service started, in seconds since 1970";
-        self.gauge("service_start_time_seconds", help, started);
+        self.level("service_start_time_seconds", help, started);
         let events = counted.events.iter();
         let events = events.map(|(kind, count)| (label("kind", *kind), *count));
         self.counter("events", "What happened, by kind", events);
@@ -180,21 +194,26 @@ impl Page {
         ];
         let help = "Bytes of packs that arrived, by what they were fetched for";
         self.counter("fetched_bytes", help, fetched);
-        let one = |value| [(Labels::new(), value)];
         let help = "Fetches that failed and were tried again";
-        self.counter("fetch_retries", help, one(counters.retries()));
+        self.sum("fetch_retries", help, counters.retries());
         let help = "Second requests, for what a first one had not brought in time";
-        self.counter("hedged_requests", help, one(counters.hedges()));
+        self.sum("hedged_requests", help, counters.hedges());
         let help = "Second requests that were faster than the first";
-        self.counter("hedged_requests_won", help, one(counters.hedges_won()));
+        self.sum("hedged_requests_won", help, counters.hedges_won());
     }
 
     fn verified(&mut self, counters: &Counters, deeds: CacheDeeds) {
         let of =
             |at: &str, result: &str| vec![("at", at.to_owned()), ("result", result.to_owned())];
         let chunks = [
-            (of("arrival", "right"), counters.checked(Checked::Right)),
-            (of("arrival", "wrong"), counters.checked(Checked::Wrong)),
+            (
+                of("arrival", "right"),
+                counters.checked_chunks(Checked::Right),
+            ),
+            (
+                of("arrival", "wrong"),
+                counters.checked_chunks(Checked::Wrong),
+            ),
             (of("first_use", "right"), deeds.right_chunks),
             (of("first_use", "wrong"), deeds.wrong_chunks),
         ];
@@ -203,17 +222,16 @@ impl Page {
     }
 
     fn cache(&mut self, (usage, deeds): (CacheUsage, CacheDeeds)) {
-        let one = |value: u64| [(Labels::new(), value as f64)];
-        self.gauge("cache_bytes", "Bytes of the chunk cache", one(usage.bytes));
+        let help = "Bytes of the chunk cache";
+        self.level("cache_bytes", help, usage.bytes as f64);
         let help = "Most bytes of the chunk cache";
-        self.gauge("cache_capacity_bytes", help, one(usage.cap_bytes));
+        self.level("cache_capacity_bytes", help, usage.cap_bytes as f64);
         let help = "Bytes of the chunk cache that do not leave";
-        self.gauge("cache_pinned_bytes", help, one(usage.pinned_bytes));
+        self.level("cache_pinned_bytes", help, usage.pinned_bytes as f64);
         let help = "Chunks in the cache";
-        self.gauge("cache_chunks", help, one(usage.chunks as u64));
+        self.level("cache_chunks", help, usage.chunks as f64);
         let help = "Bytes that left the cache for want of room";
-        let evicted = [(Labels::new(), deeds.evicted_bytes)];
-        self.counter("cache_evicted_bytes", help, evicted);
+        self.sum("cache_evicted_bytes", help, deeds.evicted_bytes);
     }
 
     fn sources(&mut self, sources: &[CountedSource]) {
@@ -249,9 +267,11 @@ impl Page {
         self.counter("boot_read_chunks", help, chunks);
         // Without a boot there is no share.
         let all = boots.here + boots.waited;
-        let share = (all > 0).then(|| (Labels::new(), boots.here as f64 / all as f64));
-        let help = "Share of the chunks that first boots read that had come before";
-        self.gauge("boot_set_hit_ratio", help, share);
+        if all > 0 {
+            let help = "Share of the chunks that first boots read that had come before";
+            let share = boots.here as f64 / all as f64;
+            self.level("boot_set_hit_ratio", help, share);
+        }
     }
 
     fn machines(&mut self, machines: &[CountedMachine]) {

@@ -108,6 +108,9 @@ impl Run {
         context.runtime.block_on(async {
             let signals = Signals::watch()?;
             let listener = service.listen(context)?;
+            if let Some(address) = service.metrics_address {
+                say_to_log(&format!("metrics on http://{address}/metrics"));
+            }
             say_to_log(&format!("serving on {}", service.socket.display()));
             let reload = || {
                 let settings = Settings::load().map_err(SettingsError::failure)?;

@@ -290,9 +290,10 @@ fn boot_set(disk: &ShownDisk) -> String {
 /// When all of a machine's content will be here.
 fn eta(disk: &ShownDisk) -> String {
     match disk.eta_seconds {
-        // Shown as nothing to wait for.
-        Some(0.0) => "-".into(),
+        Some(0.0) => "all here".into(),
         Some(seconds) => rough_time(seconds),
+        // It comes when it is read.
+        None if disk.fill == Fill::Off => "-".into(),
         None => "unknown".into(),
     }
 }
