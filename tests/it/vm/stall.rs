@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::export::check_file_system;
 use crate::hostile::full::{fill, small_disk};
 use crate::registry::Registry;
-use crate::seen::{check_metrics, events, metric};
+use crate::seen::{check_metrics, events, metric, of_kind};
 
 use super::forecast;
 use super::host::Vms;
@@ -205,6 +205,7 @@ fn committed(vms: &Vms, reference: &str) -> Result<()> {
     vms.run(&["commit", "a", reference])?;
     vms.run(&["resume", "a"])?;
     vms.run(&["deploy", reference, "--name", "c"])?;
+    boot_set_is_seen(vms)?;
     let said = vms.ssh("c", "hostname; cmp /root/written /root/third && ls /root/a")?;
     ensure!(said == "c\n/root/a\n", "{said}");
     let key = "cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id";
@@ -212,6 +213,40 @@ fn committed(vms: &Vms, reference: &str) -> Result<()> {
     let damage = "dmesg | grep -ciE 'i/o error|ext4-fs error' || true";
     ensure!(vms.ssh("c", damage)? == "0\n");
     vms.run(&["rm", "c", "--yes"]).map(drop)
+}
+
+/// What boots of the nearest template read was brought for the new machine, and it is said how much of it is here.
+fn boot_set_is_seen(vms: &Vms) -> Result<()> {
+    let brought = events(vms, &[])?;
+    let brought = of_kind(&brought, "boot_set_brought")?.clone();
+    let shown = vms.run(&["inspect", "c", "--format", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let share = &shown["disk"]["boot_set"];
+    ensure!(share["bytes"].as_u64() > Some(1 << 20), "{share}");
+    ensure!(
+        share["bytes"] == brought["bytes"],
+        "{share} is not {brought}"
+    );
+    ensure!(share["local_bytes"] == share["bytes"], "{share}");
+    let text = run(vms.shale.command().args(["host", "metrics"]))?;
+    ensure!(
+        metric(&text, "shale_boot_set_local_ratio{machine=\"c\"}")? == 1.0,
+        "{text}"
+    );
+    ensure!(
+        metric(&text, "shale_time_to_ready_seconds_count")? >= 1.0,
+        "{text}"
+    );
+    let hits = metric(&text, "shale_boot_set_hit_ratio")?;
+    println!("{hits} of what the boot read had come before");
+    ensure!(hits > 0.5, "{text}");
+    let ready = events(vms, &["c"])?;
+    let ready = of_kind(&ready, "ready")?;
+    ensure!(
+        ready["seconds"].as_f64() > Some(0.1) && ready["uid"] == 0,
+        "{ready}"
+    );
+    Ok(())
 }
 
 /// Does `work` while the guest runs a script, and gives what the script printed.
