@@ -104,7 +104,8 @@ impl Host {
 
     /// Somebody wants a guest to run, which it cannot while its content does not come.
     pub(super) fn check_no_stall(&self, instance: &Instance) -> HostResult<()> {
-        match instance.live().disk.as_ref().is_some_and(Served::is_late) {
+        let is_late = instance.live().disk.as_ref().is_some_and(Served::is_late);
+        match is_late {
             true => Err(HostError::Stalled {
                 name: instance.name.to_string(),
                 reason: stall_reason(instance),
