@@ -75,7 +75,7 @@ where
 mod tests {
     use std::future::pending;
     use std::sync::Mutex;
-    use std::time::SystemTime;
+    use std::time::UNIX_EPOCH;
 
     use shale_files::MemoryFiles;
     use tokio::sync::Notify;
@@ -86,7 +86,7 @@ mod tests {
 
     fn events() -> Arc<Events> {
         let files = Arc::new(MemoryFiles::new());
-        Arc::new(Events::open(files, SystemTime::now).unwrap())
+        Arc::new(Events::open(files, || UNIX_EPOCH).unwrap())
     }
 
     fn ids(told: &[Told]) -> Vec<u64> {

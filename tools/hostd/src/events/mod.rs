@@ -112,6 +112,11 @@ impl Events {
         self.state().previous
     }
 
+    /// The machines that were stalled when the service before this one ended, each with the event that began it. Blocks.
+    pub(crate) fn stalled_before(&self) -> BTreeMap<String, Event> {
+        still_stalled(self.kept())
+    }
+
     /// How many of each kind happened since the service started.
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.state().counts.clone()
@@ -137,10 +142,82 @@ impl Events {
     }
 }
 
+/// The machines that are stalled after these events, and since which. Pure.
+fn still_stalled(events: Vec<Event>) -> BTreeMap<String, Event> {
+    let mut stalled = BTreeMap::new();
+    for event in events {
+        let Some(machine) = event.machine.clone() else {
+            continue;
+        };
+        match event.what {
+            EventKind::Stalled { .. } => {
+                // For another cause it is the same stall.
+                stalled.entry(machine).or_insert(event);
+            }
+            EventKind::GoingOn { .. }
+            | EventKind::Starting
+            | EventKind::Stopped
+            | EventKind::Died { .. }
+            | EventKind::Localized
+            | EventKind::Removed => {
+                stalled.remove(&machine);
+            }
+            _ => {}
+        }
+    }
+    stalled
+}
+
 /// The same, with long reasons cut.
 fn shortened(mut what: EventKind) -> EventKind {
     if let EventKind::Stalled { reason, .. } | EventKind::StartFailed { reason } = &mut what {
         reason.truncate(reason.floor_char_boundary(MAX_TEXT_BYTES));
     }
     what
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_stalled_until_something_ends_that() {
+        let stalled = || EventKind::Stalled {
+            cause: "transfer".into(),
+            reason: String::new(),
+        };
+        let going_on = || EventKind::GoingOn { after_seconds: 1.0 };
+        let events = [
+            ("a", stalled()),
+            ("b", stalled()),
+            ("a", stalled()),
+            ("c", stalled()),
+            ("b", going_on()),
+            ("c", EventKind::Died { unseen: false }),
+            ("a", EventKind::Paused),
+            (
+                "b",
+                EventKind::Ready {
+                    seconds: 1.0,
+                    waited_seconds: 0.0,
+                },
+            ),
+        ];
+        let events = events
+            .into_iter()
+            .zip(1..)
+            .map(|((machine, what), id)| Event {
+                id,
+                time: 0.0,
+                machine: Some(machine.into()),
+                caller: Caller::default(),
+                what,
+            });
+        let left = still_stalled(events.collect());
+        let left: Vec<_> = left
+            .iter()
+            .map(|(name, event)| (name.as_str(), event.id))
+            .collect();
+        assert_eq!(left, [("a", 1)]);
+    }
 }

@@ -43,6 +43,7 @@ const STARTING_TIME: Duration = Duration::from_secs(5);
 impl Host {
     /// Takes up every instance that an earlier service left.
     pub(super) fn adopt_all(self: &Arc<Self>) -> HostResult<()> {
+        let stalled = self.witness.events.stalled_before();
         for name in self.records.names()? {
             let instance = Arc::new(Instance::new(name.clone(), &self.dirs));
             match self.records.get(&name) {
@@ -63,7 +64,11 @@ impl Host {
                     match self.adopt(&instance) {
                         Found::NoMachine if starts => Self::note_waiting(&instance),
                         Found::NoMachine => Self::note_missing(&instance),
-                        Found::Machine => {}
+                        Found::Machine => {
+                            if let Some(began) = stalled.get(name.as_str()) {
+                                self.take_over_stall(&instance, began);
+                            }
+                        }
                     }
                     let (record, trouble) = {
                         let live = instance.live();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shale_model::DeviceError;
 use shale_view::{FillState, WaitCause};
 
-use crate::api::EventKind;
+use crate::api::{Event, EventKind};
 use crate::local::local_bytes;
 use crate::metrics::SourceSums;
 use crate::seen::{Change, Stall, StallCause};
@@ -66,6 +66,26 @@ impl Host {
         }
     }
 
+    /// Takes up that an instance was stalled when the service before this one ended, if its machine runs.
+    pub(super) fn take_over_stall(&self, instance: &Instance, began: &Event) {
+        let EventKind::Stalled { cause, reason } = &began.what else {
+            return;
+        };
+        let now = Instant::now();
+        let for_seconds = (self.now() as f64 - began.time).max(0.0);
+        let for_time = Duration::try_from_secs_f64(for_seconds).unwrap_or_default();
+        let mut live = instance.live();
+        if live.vm.is_some() {
+            let stall = Stall {
+                // The clock of this boot may not reach so far back.
+                since: now.checked_sub(for_time).unwrap_or(now),
+                cause: StallCause::named(cause),
+                reason: reason.clone(),
+            };
+            live.stalls.take_over(stall, now);
+        }
+    }
+
     /// Tells of sources that broke or came back since the last look.
     pub(super) fn look_at_sources(&self, broken: &mut BTreeMap<String, Instant>) {
         for what in changes(broken, &self.sources.sums(), Instant::now()) {
@@ -101,9 +121,11 @@ fn stall_of(live: &Live, now: Instant) -> Option<Stall> {
     let error = disk.failed().reason;
     let cause = match error {
         Some(DeviceError::NoSpace(_)) => StallCause::DiskFull,
-        _ => StallCause::DiskFailed,
+        Some(_) => StallCause::DiskFailed,
+        // Late requests are all that failed, here or with the service before.
+        None => StallCause::Content(WaitCause::Transfer),
     };
-    let reason = error.map_or_else(|| "its disk is tried again".into(), |e| e.to_string());
+    let reason = error.map_or_else(|| NO_ANSWER.into(), |error| error.to_string());
     Some(Stall {
         since: now,
         cause,

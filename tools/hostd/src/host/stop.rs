@@ -124,6 +124,8 @@ impl Host {
                 host.keep_paused(&this, false)?;
                 // Also where its content is late: then it stands still for that, and goes on by itself.
                 host.driver.resume(&vm)?;
+                // If it does again, the next look finds that.
+                this.live().stands_still = false;
                 host.check_no_stall(&this)
             }
         });

@@ -17,6 +17,21 @@ pub(crate) enum StallCause {
 }
 
 impl StallCause {
+    /// The one of this name. That of another version counts as an answer that is on its way.
+    pub(crate) fn named(name: &str) -> Self {
+        let content = [
+            WaitCause::Unavailable,
+            WaitCause::Denied,
+            WaitCause::Integrity,
+            WaitCause::NoSpace,
+            WaitCause::Failed,
+        ];
+        let all = content.map(Self::Content).into_iter();
+        let mut all = all.chain([Self::DiskFull, Self::DiskFailed]);
+        let found = all.find(|cause| cause.name() == name);
+        found.unwrap_or(Self::Content(WaitCause::Transfer))
+    }
+
     /// Its name in metrics and events.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -81,6 +96,12 @@ impl Stalls {
         }
     }
 
+    /// It was stalled when this service began, for as long as an earlier one says. Only what comes is counted.
+    pub(crate) fn take_over(&mut self, stall: Stall, now: Instant) {
+        self.count += 1;
+        self.now = Some((stall, now));
+    }
+
     /// Its machine has ended: nothing goes on.
     pub(crate) fn end(&mut self, now: Instant) {
         self.look(None, now);
@@ -105,6 +126,26 @@ impl Stalls {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stall_of_an_earlier_service_ends_in_this_one() {
+        let began = Instant::now();
+        let now = began + Duration::from_secs(30);
+        let cause = StallCause::Content(WaitCause::Transfer);
+        let mut stalls = Stalls::default();
+        let stall = Stall {
+            since: began,
+            cause,
+            reason: "a".into(),
+        };
+        stalls.take_over(stall.clone(), now);
+        assert_eq!(stalls.look(Some(stall), now + Duration::from_secs(1)), None);
+        let told = stalls.look(None, now + Duration::from_secs(2));
+        assert_eq!(told, Some(Change::GoesOn(Duration::from_secs(32))));
+        assert_eq!(stalls.count(), 1);
+        let counted = BTreeMap::from([(cause, Duration::from_secs(2))]);
+        assert_eq!(stalls.sums(), &counted);
+    }
 
     #[test]
     fn a_stall_is_told_once_for_each_cause_and_so_is_its_end() {
@@ -132,6 +173,9 @@ mod tests {
         let told = stalls.look(None, at(10));
         assert_eq!(told, Some(Change::GoesOn(Duration::from_secs(9))));
         assert_eq!((stalls.count(), stalls.now()), (1, None));
+        for cause in [slow, gone, StallCause::DiskFull, StallCause::DiskFailed] {
+            assert_eq!(StallCause::named(cause.name()), cause);
+        }
         let sums = [(slow, 5), (gone, 4)];
         let sums = sums.map(|(cause, seconds)| (cause, Duration::from_secs(seconds)));
         assert_eq!(stalls.sums(), &BTreeMap::from(sums));
