@@ -43,10 +43,15 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["shale-registry"]),
     ("clap", &["shale-cli", "shale-benches"]),
     ("fastcdc", &["shale-ingest"]),
-    ("hyper", &["shale-registry"]),
+    // The registry under axum, and the host's few pages of metrics, which need no router.
+    ("hyper", &["shale-registry", "shale-hostd"]),
+    ("prometheus-client", &["shale-registry", "shale-hostd"]),
     ("reqwest", &["shale-client"]),
     ("rocksdb", &["shale-index"]),
     ("tar", &["shale-ingest"]),
+    // What is below `tools` tells an observer that it is handed.
+    ("tracing", &["shale-hostd", "shale-cli"]),
+    ("tracing-subscriber", &["shale-cli"]),
 ];
 
 /// What a crate may use of the workspace.

@@ -25,6 +25,7 @@ mod mount;
 mod nbd;
 mod oracle;
 mod registry;
+mod seen;
 mod service;
 mod sources;
 mod template;

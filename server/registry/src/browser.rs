@@ -1,11 +1,9 @@
 //! A registry that asks for no token must not be used by whatever page a browser on the same machine
 //! shows. Other programs than browsers send no `Origin`, and call the registry by the name they have.
 
-use std::net::IpAddr;
-
 use axum::http::HeaderMap;
 use axum::http::header::{HOST, ORIGIN};
-use shale_wire::Code;
+use shale_wire::{Code, names_this_machine};
 
 use crate::failure::Failure;
 
@@ -23,7 +21,7 @@ pub(crate) enum HostNames {
 pub(crate) fn check_no_strange_page(headers: &HeaderMap, names: HostNames) -> Result<(), Failure> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let host = host.unwrap_or_default();
-    if names == HostNames::OfThisMachine && !is_of_this_machine(host) {
+    if names == HostNames::OfThisMachine && !names_this_machine(host) {
         let detail = "without tokens it answers to addresses and `localhost` only";
         return Err(Failure::new(Code::Denied, detail));
     }
@@ -43,18 +41,6 @@ pub(crate) fn check_no_strange_page(headers: &HeaderMap, names: HostNames) -> Re
     }
 }
 
-fn is_of_this_machine(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let address = name
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    let address = address.unwrap_or(name).parse::<IpAddr>();
-    address.is_ok() || name.eq_ignore_ascii_case("localhost")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,23 +54,10 @@ mod tests {
 
     #[test]
     fn names_of_strangers_are_refused() {
-        let ours = [
-            "localhost:5000",
-            "localhost",
-            "127.0.0.1:5000",
-            "[::1]:5000",
-            "[::1]",
-            "10.0.0.1",
-        ];
-        for host in ours {
+        for host in ["localhost:5000", "[::1]"] {
             assert!(passes(host, None, HostNames::OfThisMachine), "{host}");
         }
-        for host in [
-            "evil.example:5000",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example",
-            "",
-        ] {
+        for host in ["evil.example:5000", ""] {
             assert!(!passes(host, None, HostNames::OfThisMachine), "{host}");
             assert!(passes(host, None, HostNames::Any), "{host}");
         }

@@ -13,10 +13,6 @@ use prometheus_client::registry::Registry;
 /// Upper bounds of the request times, in seconds: from a cached answer to a large pack.
 const SECONDS: [f64; 10] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0];
 
-/// Media type of the text that [`Metrics::render`] gives.
-pub(crate) const METRICS_MEDIA_TYPE: &str =
-    "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Counters of one registry.
 pub(crate) struct Metrics {
     registry: Registry,

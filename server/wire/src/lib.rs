@@ -23,6 +23,7 @@ pub mod route;
 
 mod answer;
 mod fingerprint;
+mod host_name;
 mod ids;
 mod location;
 mod problem;
@@ -31,6 +32,7 @@ mod refs;
 
 pub use answer::{BootSetInfo, PushOpened, VersionInfo};
 pub use fingerprint::{Fingerprint, FingerprintError};
+pub use host_name::names_this_machine;
 pub use ids::{decode_ids, decode_missing, decode_trace, encode_ids, encode_missing};
 pub use location::{decode_locations, encode_locations};
 pub use problem::{Code, PROBLEM_MEDIA_TYPE, Problem};
@@ -39,6 +41,9 @@ pub use refs::{RefEntry, RefPage, RefQuery, ref_etag};
 
 /// Media type of every binary body.
 pub const BINARY_MEDIA_TYPE: &str = "application/octet-stream";
+
+/// Media type of metrics: OpenMetrics, which Prometheus reads.
+pub const METRICS_MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Header with the request's id, in every answer, to be quoted in reports and found in logs.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";

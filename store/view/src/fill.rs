@@ -212,7 +212,7 @@ impl Filler {
     }
 
     /// Brings a boot set, in its order. Other than those of a fill, its requests do not wait for reads: the reads of
-    /// a boot ask for what it brings. Fills wait for it.
+    /// a boot ask for what it brings. Fills wait for it. The answer is what it holds.
     ///
     /// # Errors
     /// It cannot be read, or is damaged. Reads go on without it.
@@ -220,14 +220,14 @@ impl Filler {
         &self,
         reader: &Arc<ChunkReader>,
         set: &BootSet,
-    ) -> Result<(), BootSetError> {
+    ) -> Result<Vec<(ChunkId, u32)>, BootSetError> {
         let _first = self.boot_sets.begin();
-        let contents = reader.open_boot_set(set).await?;
-        let chunks = contents.chunks().iter().map(|chunk| chunk.id);
-        let missing: Vec<ChunkId> = chunks.filter(|id| !reader.cache().contains(id)).collect();
+        let chunks = reader.boot_set_chunks(set).await?;
+        let ids = chunks.iter().map(|(id, _)| *id);
+        let missing: Vec<ChunkId> = ids.filter(|id| !reader.cache().contains(id)).collect();
         let room = || reader.cache().room();
         self.bring(reader, &missing, Purpose::BootSet, room).await?;
-        Ok(())
+        Ok(chunks)
     }
 
     /// Brings chunks as long as there is `room` for them in bytes.

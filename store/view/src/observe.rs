@@ -1,11 +1,12 @@
 //! What reads tell whoever wants to know: metrics, boot traces, progress.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shale_model::ChunkId;
-use tokio::time::Instant;
+use shale_model::{ChunkId, Trouble};
+
+use crate::waits::Waits;
 
 /// Where the bytes of a read came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +39,15 @@ pub enum Hedge {
     Won,
 }
 
+/// What became of hashing chunks that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Checked {
+    /// They are the right ones.
+    Right,
+    /// They are not, or the frame around them cannot be unpacked.
+    Wrong,
+}
+
 /// Is told about reads as they happen. Called from many threads; must not block.
 pub trait Observer: Send + Sync {
     /// A read touched `len` bytes of `chunk`.
@@ -46,17 +56,20 @@ pub trait Observer: Send + Sync {
     /// `bytes` of a pack arrived.
     fn fetched(&self, bytes: u64, purpose: Purpose);
 
+    /// So many chunks of a pack were hashed.
+    fn checked(&self, chunks: u64, found: Checked);
+
     /// A fetch failed and is tried again.
-    fn retried(&self, reason: &str);
+    fn retried(&self, trouble: Trouble, reason: &str);
 
     /// A second request is sent, or was faster.
     fn hedged(&self, hedge: Hedge);
 
-    /// A read begins to wait for a fetch.
-    fn wait_begins(&self);
+    /// A read begins to wait for a fetch; a number by which its end is told.
+    fn wait_begins(&self) -> u64;
 
-    /// A read that waited goes on.
-    fn wait_ends(&self);
+    /// The read of this number goes on.
+    fn wait_ends(&self, number: u64);
 }
 
 /// Sums over reads.
@@ -71,16 +84,10 @@ pub struct Counters {
     retries: AtomicU64,
     hedges: AtomicU64,
     hedges_won: AtomicU64,
-    waiting: Mutex<Waiting>,
-}
-
-/// Time during which at least one read waited.
-#[derive(Debug, Default)]
-struct Waiting {
-    readers: usize,
-    since: Option<Instant>,
-    total: Duration,
-    last_reason: Option<String>,
+    right_chunks: AtomicU64,
+    wrong_chunks: AtomicU64,
+    waits: Waits,
+    last_failure: Mutex<Option<String>>,
 }
 
 impl Counters {
@@ -129,19 +136,33 @@ impl Counters {
         self.hedges_won.load(Ordering::Relaxed)
     }
 
-    /// Time during which at least one read waited for a fetch.
-    pub fn waited(&self) -> Duration {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.total
-            + waiting
-                .since
-                .map_or(Duration::ZERO, |since| since.elapsed())
+    /// Chunks of packs that were hashed when they arrived.
+    pub fn checked_chunks(&self, found: Checked) -> u64 {
+        match found {
+            Checked::Right => self.right_chunks.load(Ordering::Relaxed),
+            Checked::Wrong => self.wrong_chunks.load(Ordering::Relaxed),
+        }
     }
 
-    /// Why the last fetch that failed did, while a read waits for it.
-    pub fn stall_reason(&self) -> Option<String> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.last_reason.clone()
+    /// How long reads waited, and for what.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// Time during which at least one read waited for a fetch.
+    pub fn waited(&self) -> Duration {
+        self.waits.total()
+    }
+
+    /// What the last fetch that failed said, whoever waited for it.
+    pub fn last_failure(&self) -> Option<String> {
+        self.last().clone()
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -162,12 +183,21 @@ impl Observer for Counters {
         };
         counter.fetch_add(bytes, Ordering::Relaxed);
         self.fetches.fetch_add(1, Ordering::Relaxed);
+        self.waits.came();
     }
 
-    fn retried(&self, reason: &str) {
+    fn checked(&self, chunks: u64, found: Checked) {
+        let counter = match found {
+            Checked::Right => &self.right_chunks,
+            Checked::Wrong => &self.wrong_chunks,
+        };
+        counter.fetch_add(chunks, Ordering::Relaxed);
+    }
+
+    fn retried(&self, trouble: Trouble, reason: &str) {
         self.retries.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.last_reason = Some(reason.to_owned());
+        self.waits.failed(trouble, reason);
+        *self.last() = Some(reason.to_owned());
     }
 
     fn hedged(&self, hedge: Hedge) {
@@ -178,35 +208,37 @@ impl Observer for Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn wait_begins(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.readers += 1;
-        waiting.since.get_or_insert_with(Instant::now);
+    fn wait_begins(&self) -> u64 {
+        self.waits.begins()
     }
 
-    fn wait_ends(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.readers -= 1;
-        if waiting.readers == 0 {
-            let since = waiting.since.take();
-            waiting.total += since.map_or(Duration::ZERO, |since| since.elapsed());
-            waiting.last_reason = None;
-        }
+    fn wait_ends(&self, number: u64) {
+        self.waits.ends(number);
     }
 }
 
-/// Tells the observer that a wait ended, also where the waiting future is dropped.
-pub(crate) struct WaitGuard<'a>(&'a dyn Observer);
+/// A read that waits: tells the observer and its view that it waits no longer, also where its future is dropped.
+pub(crate) struct WaitGuard<'a> {
+    observer: &'a dyn Observer,
+    observed: u64,
+    waits: Arc<Waits>,
+    number: u64,
+}
 
 impl<'a> WaitGuard<'a> {
-    pub(crate) fn begin(observer: &'a dyn Observer) -> Self {
-        observer.wait_begins();
-        Self(observer)
+    pub(crate) fn begin(observer: &'a dyn Observer, waits: Arc<Waits>) -> Self {
+        Self {
+            observed: observer.wait_begins(),
+            observer,
+            number: waits.begins(),
+            waits,
+        }
     }
 }
 
 impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
-        self.0.wait_ends();
+        self.observer.wait_ends(self.observed);
+        self.waits.ends(self.number);
     }
 }

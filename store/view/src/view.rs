@@ -8,10 +8,10 @@ use shale_model::{
 };
 
 use crate::observe::{Source, WaitGuard};
-use crate::ongoing::Ongoing;
 use crate::plan_file::PlanFile;
 use crate::reader::{ChunkReader, ReadError, WhenDenied};
 use crate::trace::Trace;
+use crate::waits::Waits;
 
 /// Chunks before a missing one whose locations are asked for with it: they lie in the same frame, and
 /// only chunks whose place in a frame is known are kept when it arrives.
@@ -27,7 +27,7 @@ pub struct View {
     reader: Arc<ChunkReader>,
     when_denied: WhenDenied,
     trace: Option<Arc<Trace>>,
-    waiting: Ongoing,
+    waits: Arc<Waits>,
 }
 
 /// A part of a read that is not in the cache.
@@ -42,10 +42,10 @@ impl View {
     pub fn new(plan: PlanFile, reader: Arc<ChunkReader>) -> Self {
         Self {
             plan,
+            waits: reader.new_waits(),
             reader,
             when_denied: WhenDenied::Wait,
             trace: None,
-            waiting: Ongoing::new(),
         }
     }
 
@@ -63,9 +63,9 @@ impl View {
         Self { trace, ..self }
     }
 
-    /// Whether a read waits for content.
-    pub fn waits(&self) -> bool {
-        !self.waiting.is_none()
+    /// How long its reads waited, and for what.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     /// The plan.
@@ -91,7 +91,7 @@ impl View {
             return Ok(());
         }
         let observer = self.reader.observer();
-        let _waiting = (WaitGuard::begin(observer), self.waiting.begin());
+        let _waiting = WaitGuard::begin(observer, self.waits.clone());
         // All but the first fly on their own; awaiting them in order waits for the slowest only.
         let flights: Vec<_> = misses[1..]
             .iter()
@@ -146,13 +146,16 @@ impl View {
                 Piece::Zero(_) => part.fill(0),
                 Piece::Bytes(bytes) => part.copy_from_slice(bytes),
                 Piece::Chunk(slice) => {
+                    let source = match self.reader.cache().read(&slice.id, slice.offset, part) {
+                        true => Source::Cache,
+                        false => Source::Fetched,
+                    };
                     if let Some(trace) = &self.trace {
-                        trace.touch(slice.id);
+                        trace.touch(slice.id, source);
                     }
-                    if self.reader.cache().read(&slice.id, slice.offset, part) {
-                        observer.touched(slice.id, slice.len, Source::Cache);
-                    } else {
-                        misses.push(Miss { target, slice });
+                    match source {
+                        Source::Cache => observer.touched(slice.id, slice.len, source),
+                        Source::Fetched => misses.push(Miss { target, slice }),
                     }
                 }
             }

@@ -5,14 +5,16 @@ use std::os::unix::fs::symlink;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{Input, LoopMount, Registry, Shale, Vms, need_root, run, tool};
 use serde_json::Value;
 
 use crate::export::check_file_system;
 use crate::hostile::full::{fill, small_disk};
+use crate::seen::{check_metrics, events, metric, of_kind};
 
 use super::forecast;
+
 /// Exit code of what is in the way of something else.
 const CONFLICT: i32 = 5;
 
@@ -58,6 +60,7 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     let read = format!("set -e; {READ} > /dev/null; {READ} | md5sum");
     let (registry, said) = beside(&vms, &read, || without_its_registry(&vms, &home, port))?;
     ensure!(said == expected, "not {expected}: {said}");
+    told(&vms, &["transfer", "unavailable"])?;
 
     let write = "dd if=/dev/urandom of=/root/written bs=1M count=64 status=none; sync; \
                  cp /root/written /root/copy; sync; echo 3 > /proc/sys/vm/drop_caches; \
@@ -79,6 +82,7 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     };
     let ((), said) = beside(&vms, write, full)?;
     ensure!(said.trim() == (64 << 20).to_string(), "{said}");
+    told(&vms, &["disk_full"])?;
 
     export(&vms)?;
     committed(&vms, &registry.name("test/committed"))?;
@@ -87,6 +91,54 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     ensure!(errors == "0\n", "{errors}");
     vms.run(&["rm", "a", "--yes"])?;
     registry.server.terminate()
+}
+
+/// Events and metrics tell of a stall of one of these causes, and that it is over.
+fn told(vms: &Vms, causes: &[&str]) -> Result<()> {
+    let begun = Instant::now();
+    let (stalled, seconds) = loop {
+        let events = events(vms, &["a"])?;
+        let is_stall = |event: &&Value| {
+            let cause = event["cause"].as_str();
+            event["kind"] == "stalled" && cause.is_some_and(|cause| causes.contains(&cause))
+        };
+        let stalled = events.iter().rfind(is_stall).cloned();
+        let stalled = stalled.with_context(|| format!("a stall: {events:?}"))?;
+        let behind = events
+            .iter()
+            .filter(|event| event["id"].as_u64() > stalled["id"].as_u64());
+        let mut ends = behind.filter(|event| event["kind"] == "going_on");
+        if let Some(end) = ends.next() {
+            break (stalled, end["after_seconds"].as_f64().unwrap_or_default());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it goes on: {events:?}"
+        );
+        sleep(Duration::from_millis(200));
+    };
+    println!("{stalled}, for {seconds} s");
+    ensure!(
+        stalled["reason"]
+            .as_str()
+            .is_some_and(|reason| !reason.is_empty())
+    );
+    ensure!(seconds > 0.0, "{stalled}");
+    let text = run(vms.shale.command().args(["host", "metrics"]))?;
+    check_metrics(&text)?;
+    let cause = stalled["cause"].as_str().unwrap_or_default();
+    let name = format!("shale_machine_stall_seconds_total{{machine=\"a\",reason=\"{cause}\"}}");
+    ensure!(metric(&text, &name)? > 0.0, "{text}");
+    let shown = vms.run(&["inspect", "a", "--format", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let stalls = &shown["disk"]["stalls"];
+    ensure!(stalls["count"].as_u64() >= Some(1), "{stalls}");
+    ensure!(stalls["causes"][cause].as_f64() > Some(0.0), "{stalls}");
+    if cause != "disk_full" {
+        let name = "shale_stall_seconds_total{reason=\"transfer\"}";
+        ensure!(metric(&text, name)? > 0.0, "{text}");
+    }
+    Ok(())
 }
 
 /// What was seen of outages, rehearsed by the program itself.
@@ -151,6 +203,7 @@ fn committed(vms: &Vms, reference: &str) -> Result<()> {
     vms.run(&["commit", "a", reference])?;
     vms.run(&["resume", "a"])?;
     vms.run(&["deploy", reference, "--name", "c"])?;
+    boot_set_is_seen(vms)?;
     let said = vms.ssh("c", "hostname; cmp /root/written /root/third && ls /root/a")?;
     ensure!(said == "c\n/root/a\n", "{said}");
     let key = "cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id";
@@ -158,6 +211,40 @@ fn committed(vms: &Vms, reference: &str) -> Result<()> {
     let damage = "dmesg | grep -ciE 'i/o error|ext4-fs error' || true";
     ensure!(vms.ssh("c", damage)? == "0\n");
     vms.run(&["rm", "c", "--yes"]).map(drop)
+}
+
+/// What boots of the nearest template read was brought for the new machine, and it is said how much of it is here.
+fn boot_set_is_seen(vms: &Vms) -> Result<()> {
+    let brought = events(vms, &[])?;
+    let brought = of_kind(&brought, "boot_set_brought")?.clone();
+    let shown = vms.run(&["inspect", "c", "--format", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let share = &shown["disk"]["boot_set"];
+    ensure!(share["bytes"].as_u64() > Some(1 << 20), "{share}");
+    ensure!(
+        share["bytes"] == brought["bytes"],
+        "{share} is not {brought}"
+    );
+    ensure!(share["local_bytes"] == share["bytes"], "{share}");
+    let text = run(vms.shale.command().args(["host", "metrics"]))?;
+    ensure!(
+        metric(&text, "shale_boot_set_local_ratio{machine=\"c\"}")? == 1.0,
+        "{text}"
+    );
+    ensure!(
+        metric(&text, "shale_time_to_ready_seconds_count")? >= 1.0,
+        "{text}"
+    );
+    let hits = metric(&text, "shale_boot_set_hit_ratio")?;
+    println!("{hits} of what the boot read had come before");
+    ensure!(hits > 0.5, "{text}");
+    let ready = events(vms, &["c"])?;
+    let ready = of_kind(&ready, "ready")?;
+    ensure!(
+        ready["seconds"].as_f64() > Some(0.1) && ready["uid"] == 0,
+        "{ready}"
+    );
+    Ok(())
 }
 
 /// Does `work` while the guest runs a script, and gives what the script printed.

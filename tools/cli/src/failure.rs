@@ -37,17 +37,25 @@ pub(crate) struct Failure {
     exit: Exit,
     message: String,
     hint: Option<String>,
+    /// What the service's log calls the request that failed.
+    request: Option<String>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         let message = message.into();
-        let hint = None;
         Self {
             exit,
             message,
-            hint,
+            hint: None,
+            request: None,
         }
+    }
+
+    /// Adds the request that failed.
+    pub(crate) fn request(mut self, request: Option<String>) -> Self {
+        self.request = request;
+        self
     }
 
     /// Adds what the user can do.
@@ -83,6 +91,12 @@ pub(crate) fn report(error: &anyhow::Error, debug: bool) -> ExitCode {
         note!("  {hint}");
     }
     if debug {
+        let request = error
+            .downcast_ref()
+            .and_then(|e: &Failure| e.request.as_ref());
+        if let Some(request) = request {
+            note!("request {request}, as the log of the service names it");
+        }
         note!("{error:?}");
     }
     ExitCode::from(advice.exit.unwrap_or(Exit::Failure) as u8)

@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod failure;
 mod leaks;
+mod logging;
 mod memory;
 mod output;
 mod patience;

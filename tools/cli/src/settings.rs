@@ -21,6 +21,7 @@ use toml::{Table, Value};
 
 use crate::commands::parse_fill_rate;
 use crate::failure::{Exit, Failure};
+use crate::logging::{parse_log_format, parse_log_level};
 use crate::output::parse_bytes;
 
 /// The system's file, unless a variable names another.
@@ -48,7 +49,7 @@ pub(crate) struct Setting {
 }
 
 /// All settings.
-pub(crate) const SETTINGS: [Setting; 12] = [
+pub(crate) const SETTINGS: [Setting; 16] = [
     setting("repository", Some("SHALE_REPOSITORY"), None, place),
     setting("token-file", Some("SHALE_TOKEN_FILE"), None, path),
     setting("fingerprint", Some("SHALE_FINGERPRINT"), None, fingerprint),
@@ -62,6 +63,20 @@ pub(crate) const SETTINGS: [Setting; 12] = [
         rate,
     ),
     setting("host.user", None, None, user),
+    setting("host.metrics", Some("SHALE_METRICS"), None, address),
+    setting("host.insecure-metrics", None, Some("false"), switch),
+    setting(
+        "host.log-format",
+        Some("SHALE_LOG_FORMAT"),
+        Some("text"),
+        log_format,
+    ),
+    setting(
+        "host.log-level",
+        Some("SHALE_LOG_LEVEL"),
+        Some("info"),
+        log_level,
+    ),
     setting("server.listen", None, Some("127.0.0.1:7070"), address),
     setting("server.tls-cert", None, None, path),
     setting("server.tls-key", None, None, path),
@@ -397,6 +412,14 @@ fn switch(text: &str) -> Result<(), String> {
     parse_switch(text).map(drop)
 }
 
+fn log_format(text: &str) -> Result<(), String> {
+    parse_log_format(text).map(drop)
+}
+
+fn log_level(text: &str) -> Result<(), String> {
+    parse_log_level(text).map(drop)
+}
+
 /// An address with its port.
 pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let parsed = text.parse();
@@ -478,6 +501,9 @@ mod tests {
                 "`/f`: server.tls-self-signed: ",
             ),
             ("host.fill-rate = 0", "`/f`: host.fill-rate: "),
+            ("host.metrics = 9000", "`/f`: host.metrics: "),
+            ("host.log-format = \"xml\"", "`/f`: host.log-format: "),
+            ("host.log-level = \"loud\"", "`/f`: host.log-level: "),
             ("cache = ", "`/f`: "),
         ] {
             let error = merge(&[("/f", text)]).unwrap_err().to_string();

@@ -20,7 +20,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::output::note;
+use crate::logging::{say_to_log, warn_in_log};
 
 /// Where the service manager listens for notes.
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
@@ -106,11 +106,11 @@ impl System {
             let said = match reload() {
                 Ok(served) => {
                     status = served;
-                    note!("reloaded: {status}");
+                    say_to_log(&format!("reloaded: {status}"));
                     status.clone()
                 }
                 Err(error) => {
-                    note!("not reloaded: {error:#}");
+                    warn_in_log(&format!("not reloaded: {error:#}"));
                     format!("{status}; not reloaded: {error:#}")
                 }
             };

@@ -3,11 +3,13 @@
 //! A client connects to the service's unix socket, which is its user's and root's alone, and sends one
 //! line of JSON: a [`Call`]. The service answers with lines of JSON, each an [`Answer`]: any number of
 //! stages, then one result or one failure, and closes. A client that leaves early does not end what it
-//! asked for.
+//! asked for. To [`Request::Events`] it answers with lines of what happened in place of stages; who follows them is told
+//! until it leaves.
 
 mod answer;
 mod content;
 mod disks;
+mod events;
 mod request;
 mod shown;
 
@@ -18,19 +20,21 @@ pub use content::{
     BootForecast, CachePrune, CacheShown, CachedTemplate, Forecast, NewTemplate, ReadyForecast,
 };
 pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
+pub use events::{Caller, Event, EventKind, EventsWish, PreviousService, Told};
 pub use request::{
     Autostart, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck, LoginWish,
     MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request, StayWish, Until,
     Wait,
 };
 pub use shown::{
-    Console, Damaged, Fill, Hedges, Instance, InstanceState, LoginTime, ShownDisk, ShownMachine,
-    ShownPlace, ShownSource, ShownSourceState, Ssh, Survives,
+    BootSetShare, Console, Damaged, Fill, Hedges, Instance, InstanceState, LoginTime, ShownDisk,
+    ShownMachine, ShownPlace, ShownSource, ShownSourceState, ShownStall, ShownStalls, Ssh,
+    Survives,
 };
 
 /// Version of everything in this module. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 6;
+pub const API_VERSION: u32 = 7;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;

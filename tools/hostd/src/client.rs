@@ -4,7 +4,9 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use crate::api::{API_VERSION, Answer, Call, Failure, Outcome, Request, StageReport};
+use crate::api::{
+    API_VERSION, Answer, Call, EventsWish, Failure, Outcome, Request, StageReport, Told,
+};
 
 /// Why a call brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,9 @@ pub enum CallError {
     /// The service went away in the middle.
     #[error("the host service went away")]
     Gone(#[source] io::Error),
+    /// What it said cannot be handed on.
+    #[error(transparent)]
+    Output(io::Error),
     /// The service refuses, or it failed.
     #[error("{}", .0.message)]
     Failed(Failure),
@@ -39,6 +44,34 @@ impl HostClient {
         request: Request,
         mut on_stage: impl FnMut(StageReport),
     ) -> Result<Outcome, CallError> {
+        self.send(request, |answer| {
+            if let Answer::Stage(report) = answer {
+                on_stage(report);
+            }
+            Ok(())
+        })
+    }
+
+    /// Asks for events and hands on each until there is none left, which for who follows is when the service ends.
+    /// An error of `on_told` ends it too.
+    pub fn events(
+        self,
+        wish: EventsWish,
+        mut on_told: impl FnMut(Told) -> io::Result<()>,
+    ) -> Result<(), CallError> {
+        let told = |answer| match answer {
+            Answer::Told(told) => on_told(told),
+            _ => Ok(()),
+        };
+        self.send(Request::Events(wish), told).map(drop)
+    }
+
+    /// Sends the request; what comes of it. `on_answer` gets all that comes before.
+    fn send(
+        self,
+        request: Request,
+        mut on_answer: impl FnMut(Answer) -> io::Result<()>,
+    ) -> Result<Outcome, CallError> {
         let call = Call {
             version: API_VERSION,
             request,
@@ -49,9 +82,9 @@ impl HostClient {
         for line in BufReader::new(&self.stream).lines() {
             let line = line.map_err(CallError::Gone)?;
             match serde_json::from_str(&line).map_err(|e| CallError::Gone(e.into()))? {
-                Answer::Stage(report) => on_stage(report),
                 Answer::Done(outcome) => return Ok(outcome),
                 Answer::Failed(failure) => return Err(CallError::Failed(failure)),
+                before => on_answer(before).map_err(CallError::Output)?,
             }
         }
         Err(CallError::Gone(io::ErrorKind::UnexpectedEof.into()))

@@ -6,11 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
+use tracing::Instrument;
 
-use crate::api::{API_VERSION, Answer, Call, Failure, FailureKind, MAX_CALL_BYTES};
+use crate::api::{
+    API_VERSION, Answer, Call, Caller, EventsWish, Failure, FailureKind, MAX_CALL_BYTES, Outcome,
+    Request,
+};
+use crate::events::follow;
 use crate::host::{Host, Progress};
 
 /// Clients at a time: a person has one, a script some. Others wait in the socket's queue.
@@ -64,28 +70,73 @@ pub async fn serve_control(
 }
 
 async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io::Result<()> {
+    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+    // Random, so that a request is found in the logs of many services.
+    let request = format!("{:016x}", fastrand::u64(..));
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader).take(MAX_CALL_BYTES);
     timeout(CALL_WITHIN, reader.read_until(b'\n', &mut line)).await??;
     let call = match parse(&line, allowed) {
         Ok(call) => call,
-        Err(failure) => return send(&mut writer, &Answer::Failed(failure)).await,
+        Err(failure) => {
+            let (uid, error) = (uid.unwrap_or_default(), &failure.message);
+            tracing::warn!(request, uid, error, "a call is refused");
+            return send(&mut writer, &failed(failure, &request)).await;
+        }
     };
+    let (what, machine) = (call.request.name(), call.request.machine());
+    let span = tracing::info_span!("call", request, what, machine, uid);
+    if let Request::Events(wish) = &call.request {
+        return tell_events(&host, wish, (reader.into_inner(), writer), &request).await;
+    }
     let (answers, mut queue) = mpsc::unbounded_channel();
-    let progress = Progress::new(answers.clone());
+    let id = Some(request.clone());
+    let caller = Caller { uid, request: id };
+    let progress = Progress::new(answers.clone(), caller);
     // In a task of its own: a client that leaves does not stop it half way.
-    tokio::spawn(async move {
+    let work = async move {
         let last = match host.handle(call.request, progress).await {
             Ok(outcome) => Answer::Done(outcome),
-            Err(error) => Answer::Failed(error.failure()),
+            Err(error) => failed(error.failure(), &request),
         };
         let _ = answers.send(last);
-    });
+    };
+    tokio::spawn(work.instrument(span));
     while let Some(answer) = queue.recv().await {
         send(&mut writer, &answer).await?;
     }
     writer.shutdown().await
+}
+
+/// Tells what happened, and happens until the client leaves or the service ends. A client that does not read waits for nobody but
+/// itself.
+async fn tell_events(
+    host: &Host,
+    wish: &EventsWish,
+    (mut reader, writer): (impl AsyncBufReadExt + Unpin, OwnedWriteHalf),
+    request: &str,
+) -> io::Result<()> {
+    let writer = tokio::sync::Mutex::new(writer);
+    // It has nothing more to say: what comes is its end.
+    let left = async { drop(reader.fill_buf().await) };
+    let tell = |told| {
+        let writer = &writer;
+        async move { send(&mut *writer.lock().await, &Answer::Told(told)).await }
+    };
+    let done = follow(host.events(), wish, tell, left).await?;
+    let last = match done {
+        Ok(()) => Answer::Done(Outcome::Nothing),
+        Err(failure) => failed(failure, request),
+    };
+    let mut writer = writer.into_inner();
+    send(&mut writer, &last).await?;
+    writer.shutdown().await
+}
+
+fn failed(failure: Failure, request: &str) -> Answer {
+    let request = Some(request.to_owned());
+    Answer::Failed(Failure { request, ..failure })
 }
 
 fn parse(line: &[u8], allowed: bool) -> Result<Call, Failure> {
@@ -93,6 +144,7 @@ fn parse(line: &[u8], allowed: bool) -> Result<Call, Failure> {
         kind,
         message,
         hint: hint.map(str::to_owned),
+        request: None,
     };
     if !allowed {
         let text = "the host service belongs to another user";

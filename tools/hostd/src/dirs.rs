@@ -7,6 +7,7 @@
 //! <state>/instances/<name>/   a virtual machine: see `host/instance.rs`
 //! <state>/pins.json           templates whose content stays in the cache
 //! <state>/ssh/id_ed25519      the key that logs in to machines that were given no other
+//! <state>/events/             what happened: see `events/log.rs`
 //! <state>/host.log            what a service in the background said
 //! <cache>/chunks/             the chunk cache
 //! <cache>/spool/              packs that wait for their upload
@@ -59,6 +60,11 @@ impl HostDirs {
     /// The private key that logs in to machines that were given no other.
     pub fn ssh_key(&self) -> PathBuf {
         self.state.join("ssh/id_ed25519")
+    }
+
+    /// What happened.
+    pub fn events(&self) -> PathBuf {
+        self.state.join("events")
     }
 
     /// What a service in the background says.

@@ -447,6 +447,7 @@ impl HostError {
             kind: self.trouble().into(),
             message,
             hint: self.hint(),
+            request: None,
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The disk of an instance, offered on its NBD socket for as long as the instance may run.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
 use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix_for_group};
 use shale_view::{
-    Disk, Failed, FillState, ImpatientDisk, Overlay, SourceReport, Trace, View, open_plan,
+    Disk, Failed, FillState, ImpatientDisk, Overlay, SourceReport, Trace, View, Waiting, open_plan,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 use crate::dirs::current_boot;
 use crate::drill::{Drill, DrilledDisk};
 use crate::error::HostResult;
+use crate::local::local_bytes;
+use crate::metrics::TimedDisk;
 use crate::source::Source;
 
 /// Opens the overlay of an instance, which lies on this plan. Blocks.
@@ -38,6 +40,9 @@ pub(crate) struct Served {
     server: JoinHandle<std::io::Result<()>>,
     fill: Aborted,
     filled: watch::Receiver<FillState>,
+    opened: Instant,
+    /// Bytes of content that were not here when it was opened, once that is known.
+    missing: Arc<OnceLock<u64>>,
 }
 
 /// A task that ends when this is dropped.
@@ -68,9 +73,15 @@ impl Served {
         });
         let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
         let (state, filled) = watch::channel(FillState::Running);
+        let missing = Arc::<OnceLock<u64>>::default();
         let fill = Aborted(runtime.spawn({
             let (filler, view) = (source.filler.clone(), view.clone());
+            let missing = missing.clone();
             async move {
+                if let Ok((content, here)) = local_bytes(view.reader().cache(), view.plan()) {
+                    // It is set once.
+                    let _ = missing.set(content - here);
+                }
                 loop {
                     let changed = filler.changed();
                     filler.fill(&view, &state).await;
@@ -85,7 +96,11 @@ impl Served {
             full: full.clone(),
         };
         let impatient = Arc::new(ImpatientDisk::new(Arc::new(drilled), patience));
-        let export = Export::new(impatient.clone(), Access::ReadWrite);
+        let timed = TimedDisk {
+            inner: impatient.clone(),
+            reads: source.witness.noted.nbd_reads(),
+        };
+        let export = Export::new(Arc::new(timed), Access::ReadWrite);
         let server = Server::new(Exports::single(export)?, Settings::default());
         let listener = {
             let _inside = runtime.enter();
@@ -108,12 +123,31 @@ impl Served {
             server,
             fill,
             filled,
+            opened: Instant::now(),
+            missing,
         })
     }
 
-    /// Whether a read waits for content.
-    pub(crate) fn waits(&self) -> bool {
-        self.view.waits() || self.is_late()
+    /// The reads that wait for content now.
+    pub(crate) fn waiting(&self) -> Option<Waiting> {
+        self.view.waits().now()
+    }
+
+    /// Time in which at least one of its reads waited.
+    pub(crate) fn waited(&self) -> Duration {
+        self.view.waits().total()
+    }
+
+    /// The plan that it shows, as it is read.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.clone()
+    }
+
+    /// Bytes that a fill has brought, and how long ago it began, if all is here that was not.
+    pub(crate) fn brought_all(&self) -> Option<(u64, Duration)> {
+        let missing = *self.missing.get()?;
+        let is_whole = *self.filled.borrow() == FillState::Whole;
+        (missing > 0 && is_whole).then(|| (missing, self.opened.elapsed()))
     }
 
     /// Whether content is still on its way that requests of the machine were given up for.

@@ -1,6 +1,6 @@
 //! The repositories that a host's instances come from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,18 +8,21 @@ use std::time::Duration;
 use shale_client::{Address, AddressError};
 use shale_model::{BootSet, BootSets, Catalog, Fetch, Platform, Reference, SeamResult, TemplateId};
 use shale_view::{
-    Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings, Trace,
+    Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings, SourceState, Trace,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::api::Repository;
+use crate::api::{EventKind, Repository};
+use crate::boot_sets::{BootSetChunks, KnownBootSets};
 use crate::compose::Composer;
 use crate::drill::{Drill, DrilledFetch, LinkFault};
 use crate::error::{HostError, HostResult, PlaceFailure};
+use crate::metrics::SourceSums;
 use crate::place::Place;
 use crate::renewed::Renewed;
+use crate::seen::Witness;
 use crate::supply::supply;
 
 /// Opens a repository. It must not wait for a network: guests that run are found again without one.
@@ -48,6 +51,8 @@ pub(crate) struct Source {
     boots: Option<Arc<dyn BootSets>>,
     /// What it is being told of boots.
     telling: Mutex<JoinSet<()>>,
+    boot_sets: Arc<KnownBootSets>,
+    pub(crate) witness: Witness,
 }
 
 impl Source {
@@ -56,11 +61,39 @@ impl Source {
         let Some(boots) = self.boots.clone() else {
             return;
         };
+        // Also where somebody finds out already: what is brought is what it then is.
+        self.boot_sets.is_to_ask(template);
         let (filler, reader) = (self.filler.clone(), self.reader.clone());
+        let (known, events) = (self.boot_sets.clone(), self.witness.events.clone());
         self.composer.runtime.spawn(async move {
+            let mut brought = None;
             if let Ok(Some(set)) = boots.boot_set(template).await {
-                let _ = filler.bring_boot_set(&reader, &set).await;
+                match filler.bring_boot_set(&reader, &set).await {
+                    Ok(chunks) => brought = Some(chunks),
+                    Err(error) => tracing::warn!(%template, %error, "a boot set is not brought"),
+                }
             }
+            if let Some(chunks) = &brought {
+                let bytes = chunks.iter().map(|(_, len)| u64::from(*len)).sum();
+                events.happened(None, EventKind::BootSetBrought { template, bytes });
+            }
+            known.found(template, brought.map(Into::into));
+        });
+    }
+
+    /// Finds out what boots of a template read, where that is not known, so that it can be said how much of it is here.
+    pub(crate) fn learn_boot_set(&self, template: TemplateId) {
+        let boots = self.boots.clone();
+        let Some(boots) = boots.filter(|_| self.boot_sets.is_to_ask(template)) else {
+            return;
+        };
+        let (reader, known) = (self.reader.clone(), self.boot_sets.clone());
+        self.composer.runtime.spawn(async move {
+            let mut chunks = None;
+            if let Ok(Some(set)) = boots.boot_set(template).await {
+                chunks = reader.boot_set_chunks(&set).await.ok();
+            }
+            known.found(template, chunks.map(Into::into));
         });
     }
 
@@ -123,6 +156,8 @@ pub(crate) struct Sources {
     fill: Mutex<FillRate>,
     runtime: Handle,
     plans: PathBuf,
+    boot_sets: Arc<KnownBootSets>,
+    witness: Witness,
     /// One for each way to open a repository: with another token, a registry may show something else.
     opened: Mutex<HashMap<Repository, Arc<Source>>>,
 }
@@ -136,8 +171,11 @@ impl Sources {
         fill: FillRate,
         runtime: Handle,
         plans: PathBuf,
+        witness: Witness,
     ) -> Self {
         Self {
+            boot_sets: Arc::default(),
+            witness,
             open: Arc::new(open),
             cache,
             counters,
@@ -154,6 +192,28 @@ impl Sources {
 
     pub(crate) fn cache(&self) -> &Arc<Cache> {
         &self.cache
+    }
+
+    /// What boots of a template read, if that is known.
+    pub(crate) fn boot_set(&self, template: TemplateId) -> Option<BootSetChunks> {
+        self.boot_sets.get(template)
+    }
+
+    /// What each source of content did so far, by its name. Repositories that share one are added up.
+    pub(crate) fn sums(&self) -> BTreeMap<String, SourceSums> {
+        let mut sums = BTreeMap::<String, SourceSums>::new();
+        let known = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        for report in known
+            .values()
+            .flat_map(|source| source.reader.supply().report())
+        {
+            let sum = sums.entry(report.name).or_default();
+            sum.requests += report.requests;
+            sum.failures += report.failures;
+            sum.bytes += report.bytes;
+            sum.is_broken |= report.state != SourceState::Asked;
+        }
+        sums
     }
 
     /// Waits until registries know what was read in the boots that they are being told of, but not for long.
@@ -238,6 +298,8 @@ impl Sources {
             telling: Mutex::default(),
             filler: Arc::new(Filler::new(FillSettings::at(fill))),
             is_remote,
+            boot_sets: self.boot_sets.clone(),
+            witness: self.witness.clone(),
         });
         known.insert(repository.clone(), source.clone());
         Ok(source)

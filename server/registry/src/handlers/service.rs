@@ -8,11 +8,10 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use shale_model::{Catalog, RefName};
-use shale_wire::{Code, VersionInfo, route};
+use shale_wire::{Code, METRICS_MEDIA_TYPE, VersionInfo, route};
 
 use crate::failure::Failure;
 use crate::handlers::Problems;
-use crate::metrics::METRICS_MEDIA_TYPE;
 use crate::router::openapi_json;
 use crate::shared::Shared;
 

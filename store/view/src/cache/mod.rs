@@ -49,6 +49,17 @@ pub struct CacheUsage {
     pub chunks: usize,
 }
 
+/// What a cache did since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheDeeds {
+    /// Chunks of an earlier process that were right at their first use.
+    pub right_chunks: u64,
+    /// Chunks of an earlier process that were damaged, or could not be read.
+    pub wrong_chunks: u64,
+    /// Bytes of files that left because something else needed the room, or the cap became less.
+    pub evicted_bytes: u64,
+}
+
 /// Why a cache does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -73,6 +84,7 @@ pub struct Cache {
 struct State {
     index: Index,
     open: HashMap<SegmentNo, Segment>,
+    deeds: CacheDeeds,
 }
 
 /// The open files of a segment.
@@ -92,6 +104,7 @@ impl Cache {
         let mut state = State {
             index: Index::new(settings.cap_bytes, SEGMENT_BYTES),
             open: HashMap::new(),
+            deeds: CacheDeeds::default(),
         };
         for no in segments_in(&*files)? {
             if !adopt(&*files, &mut state, no)? {
@@ -118,7 +131,9 @@ impl Cache {
             return Err(CacheError::TooSmall(settings.cap_bytes));
         }
         let mut state = self.state();
+        let before = state.index.bytes();
         let gone = state.index.resize(settings.cap_bytes, SEGMENT_BYTES);
+        state.deeds.evicted_bytes += before - state.index.bytes();
         for no in gone {
             state.open.remove(&no);
             remove_segment(&*self.files, no);
@@ -239,6 +254,11 @@ impl Cache {
         }
     }
 
+    /// What it did since it was opened.
+    pub fn deeds(&self) -> CacheDeeds {
+        self.state().deeds
+    }
+
     /// How many chunks it has.
     pub fn chunks(&self) -> usize {
         self.state().index.chunks()
@@ -248,18 +268,25 @@ impl Cache {
     fn verify(&self, id: &ChunkId, slot: Slot, data: &dyn File) -> Option<Vec<u8>> {
         let mut chunk = vec![0; slot.len as usize];
         let read = data.read_at(slot.offset.into(), &mut chunk);
-        if read.is_ok() && ChunkId::of(&chunk) == *id {
-            self.state().index.verified(id, slot);
+        let is_right = read.is_ok() && ChunkId::of(&chunk) == *id;
+        let mut state = self.state();
+        if is_right {
+            state.index.verified(id, slot);
+            state.deeds.right_chunks += 1;
             return Some(chunk);
         }
-        self.state().index.forget(id, slot);
+        state.index.forget(id, slot);
+        state.deeds.wrong_chunks += 1;
         None
     }
 
     /// Reserves room, removing segments so that the cap holds before the first byte is written.
     fn reserve(&self, id: &ChunkId, len: usize) -> Option<(Placement, Segment)> {
         let mut state = self.state();
+        let before = state.index.bytes();
         let placement = state.index.place(id, u32::try_from(len).ok()?)?;
+        let without = state.index.bytes() - (len as u64 + RECORD_BYTES);
+        state.deeds.evicted_bytes += before - without;
         for no in &placement.evict {
             state.open.remove(no);
             remove_segment(&*self.files, *no);

@@ -84,6 +84,19 @@ fn range(frames: &[(ChunkId, Location)]) -> (PackId, u64, u64) {
 }
 
 impl ChunkReader {
+    /// The chunks of a boot set with their bytes, in its order. From now on they are read from its pack.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub async fn boot_set_chunks(
+        &self,
+        set: &BootSet,
+    ) -> Result<Vec<(ChunkId, u32)>, BootSetError> {
+        let contents = self.open_boot_set(set).await?;
+        let chunks = contents.chunks().iter();
+        Ok(chunks.map(|chunk| (chunk.id, chunk.len)).collect())
+    }
+
     /// What a boot set holds. From now on its chunks are read from its pack.
     pub(crate) async fn open_boot_set(&self, set: &BootSet) -> Result<PackContents, BootSetError> {
         let bytes = set.pack_bytes.saturating_sub(set.footer_offset);
@@ -224,7 +237,7 @@ impl ChunkReader {
         let (pack, offset, end) = range(frames);
         let len = end - offset;
         let check = |bytes: Vec<u8>| {
-            self.observer().fetched(bytes.len() as u64, purpose);
+            self.arrived(bytes.len() as u64, purpose);
             let unpacked = frames.iter().map(|(chunk, at)| {
                 let from = (at.frame.offset - offset) as usize;
                 let stored = bytes.get(from..from + at.frame.stored as usize);

@@ -10,7 +10,7 @@ use shale_model::{
 
 use super::backoff::Backoff;
 use super::{ChunkReader, Chunks, Landed, ReadError, RetrySettings, lock};
-use crate::observe::Purpose;
+use crate::observe::{Checked, Purpose};
 use crate::sources::{NotRead, PackRange, Whom};
 
 /// What a fetch that failed does next: a source that is slow or gone is waited for, as long as it takes.
@@ -52,7 +52,7 @@ impl Persistence {
                 return Err(ReadError::Refused { chunk, source });
             }
         }
-        reader.observer().retried(&with_causes(&error));
+        reader.retried(error.trouble, &with_causes(&error));
         self.backoff.wait().await;
         Ok(())
     }
@@ -131,7 +131,7 @@ impl ChunkReader {
         loop {
             let check = |stored: Vec<u8>| {
                 let bytes = stored.len() as u64;
-                self.observer().fetched(bytes, Purpose::Demand);
+                self.arrived(bytes, Purpose::Demand);
                 let unpacked = self.unpack(location, stored)?;
                 if !unpacked.wrong.is_empty() && unpacked.chunks.contains_key(&chunk) {
                     *lock(&without_others) = Some(unpacked.clone());
@@ -166,7 +166,7 @@ impl ChunkReader {
                 }
             };
             rounds += 1;
-            self.observer().retried(&reason);
+            self.retried(Trouble::Integrity, &reason);
             if let Some(part) = lock(&without_others).take() {
                 if rounds < self.retry.bad_bytes {
                     continue;
@@ -223,6 +223,20 @@ impl ChunkReader {
 
     /// Decompresses a frame, and hashes and keeps every chunk that is known to lie in it.
     pub(super) fn unpack(&self, at: Location, stored: Vec<u8>) -> Result<Unpacked, String> {
+        let unpacked = self.unpack_unseen(at, stored);
+        let (right, wrong) = match &unpacked {
+            Ok(unpacked) => (unpacked.chunks.len(), unpacked.wrong.len()),
+            Err(_) => (0, 1),
+        };
+        for (chunks, found) in [(right, Checked::Right), (wrong, Checked::Wrong)] {
+            if chunks > 0 {
+                self.observer().checked(chunks as u64, found);
+            }
+        }
+        unpacked
+    }
+
+    fn unpack_unseen(&self, at: Location, stored: Vec<u8>) -> Result<Unpacked, String> {
         let frame = at.frame;
         if stored.len() != frame.stored as usize {
             return Err(format!("{} bytes came for {}", stored.len(), frame.stored));

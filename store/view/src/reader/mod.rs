@@ -7,7 +7,7 @@ mod locations;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use shale_model::{ChunkId, Location, MAX_MISSING_IDS, PackId, SeamError, Trouble, with_causes};
@@ -20,6 +20,7 @@ use crate::cache::Cache;
 use crate::observe::{Observer, Purpose};
 use crate::ongoing::Ongoing;
 use crate::sources::{Supply, Whom};
+use crate::waits::Waits;
 use backoff::Backoff;
 pub(crate) use batch::Batch;
 pub use batch::BootSetError;
@@ -103,6 +104,8 @@ pub struct ChunkReader {
     flights: Mutex<HashMap<FrameKey, Landing>>,
     /// How many readers wait for a flight.
     demand: Ongoing,
+    /// The waits of its views, which are told why fetches fail.
+    waits: Mutex<Vec<Weak<Waits>>>,
 }
 
 /// A frame: its pack and its offset there.
@@ -132,6 +135,7 @@ impl ChunkReader {
             asking: tokio::sync::Mutex::default(),
             flights: Mutex::default(),
             demand: Ongoing::new(),
+            waits: Mutex::default(),
         })
     }
 
@@ -148,6 +152,33 @@ impl ChunkReader {
     /// Who is told about reads.
     pub fn observer(&self) -> &dyn Observer {
         &**self.supply.observer()
+    }
+
+    /// Waits of a view, which are told why fetches fail for as long as it has them.
+    pub(crate) fn new_waits(&self) -> Arc<Waits> {
+        let new = Arc::<Waits>::default();
+        let mut all = lock(&self.waits);
+        all.retain(|waits| waits.strong_count() > 0);
+        all.push(Arc::downgrade(&new));
+        new
+    }
+
+    /// A fetch failed and is tried again. Which of the reads that wait want what it was to bring is not known; what
+    /// is wrong with a source matters to all that wait for it.
+    fn retried(&self, trouble: Trouble, reason: &str) {
+        self.observer().retried(trouble, reason);
+        self.each_waits(|waits| waits.failed(trouble, reason));
+    }
+
+    /// Bytes of a pack arrived.
+    fn arrived(&self, bytes: u64, purpose: Purpose) {
+        self.observer().fetched(bytes, purpose);
+        self.each_waits(Waits::came);
+    }
+
+    fn each_waits(&self, tell: impl Fn(&Waits)) {
+        let all: Vec<_> = lock(&self.waits).iter().filter_map(Weak::upgrade).collect();
+        all.iter().for_each(|waits| tell(waits));
     }
 
     /// The whole chunk `id`, verified. `nearby` are ids that will probably be asked for next, whose
@@ -185,7 +216,7 @@ impl ChunkReader {
                 Err(ReadError::Refused { source, .. })
                     if when_denied == WhenDenied::Wait && source.trouble == Trouble::Denied =>
                 {
-                    self.observer().retried(&with_causes(&source));
+                    self.retried(source.trouble, &with_causes(&source));
                     backoff.wait().await;
                 }
                 done => return done,

@@ -348,7 +348,9 @@ async fn a_trace_has_what_was_read_in_order_and_once() {
         .iter()
         .position(|id| *id == ChunkId::of(&crate::source::chunk(0)));
     assert!(back.unwrap() > 10);
+    let firsts = trace.first_reads();
+    assert_eq!((firsts.here + firsts.waited, firsts.waited > 0), (40, true));
     // After its end nothing is noted.
     read_all(&disk).await;
-    assert_eq!(trace.end(), []);
+    assert_eq!((trace.end(), trace.first_reads()), (vec![], firsts));
 }

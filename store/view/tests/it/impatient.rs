@@ -68,7 +68,7 @@ async fn what_does_not_come_is_late_and_comes_later() {
     let synthesised = slow.read(2 * 4096).await.unwrap();
     assert!(synthesised == slow.fixture.disk[2 * 4096..2 * 4096 + 512]);
     slow.comes().await;
-    assert!(!slow.view.waits());
+    assert!(slow.view.waits().now().is_none());
     assert!(slow.read(AT).await.unwrap() == slow.fixture.disk[AT as usize..AT as usize + 512]);
     let failed = slow.disk.failed();
     assert!(failed.count == 1 && failed.reason.is_none(), "{failed:?}");
@@ -137,7 +137,7 @@ async fn what_it_brings_ends_with_it() {
     let disk = slow.disk.clone();
     assert!(open().is_err(), "it is in use");
     disk.end().await;
-    assert!(!disk.is_late() && !slow.view.waits());
+    assert!(!disk.is_late() && slow.view.waits().now().is_none());
     drop(disk);
     let Slow {
         files,

@@ -169,8 +169,13 @@ async fn a_token_that_is_gone_is_waited_for_by_guests_and_told_to_commands() {
     while fixture.counters.retries() < 10 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let reason = fixture.counters.stall_reason().unwrap_or_default();
+    let waiting = view.waits().now().unwrap();
+    assert_eq!(waiting.cause, WaitCause::Denied);
+    let reason = waiting.reason.unwrap_or_default();
     assert!(reason.contains("the token was removed"), "{reason}");
+    // Whoever has another source is told nothing of that.
+    let elsewhere = fixture.view_over(Arc::new(MemoryFiles::new()));
+    assert_eq!(elsewhere.waits().now(), None);
 
     // At once, though a guest waits for the same chunks.
     let plan = open_plan(&fixture.plan_path(), fixture.plan_id).unwrap();
@@ -191,6 +196,9 @@ async fn a_token_that_is_gone_is_waited_for_by_guests_and_told_to_commands() {
     assert!(!reading.is_finished());
     fixture.source.faults.denied.store(0, SeqCst);
     assert!((&mut reading).await.unwrap().unwrap() == fixture.disk);
+    assert_eq!(view.waits().now(), None);
+    assert!(view.waits().sums()[&WaitCause::Denied] > Duration::ZERO);
+    assert_eq!(elsewhere.waits().total(), Duration::ZERO);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod completion;
 mod config;
 mod doctor;
 mod drill;
+mod events;
 mod export;
 mod host;
 mod layer;
@@ -52,6 +53,7 @@ pub(crate) enum Command {
     Deploy(Box<vm::Deploy>),
     /// List virtual machines: short for `vm ls`
     Ps(vm::Ls),
+    Events(events::Events),
     #[command(subcommand)]
     Config(config::ConfigCommand),
     Up(up::Up),
@@ -80,6 +82,7 @@ impl Command {
             Command::Precache(precache) => precache.run(context),
             Command::Deploy(deploy) => deploy.run(context),
             Command::Ps(ls) => ls.run(context),
+            Command::Events(events) => events.run(context),
             Command::Up(up) => up.run(context),
             Command::Config(config) => config.run(context),
             Command::Drill(drill) => drill.run(context),

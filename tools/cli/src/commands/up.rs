@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::host::{HostOptions, HostService};
 use super::server::{GRACE, RegistryOptions, RegistryService};
 use crate::context::Context;
+use crate::logging::LogOptions;
 use crate::output::note;
 use crate::settings::{Settings, SettingsError};
 use crate::system::Signals;
@@ -31,10 +32,13 @@ pub(crate) struct Up {
     registry: RegistryOptions,
     #[command(flatten)]
     host: HostOptions,
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 impl Up {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        self.log.begin(&context.settings)?;
         let opened = RegistryService::open(context, Some(self.listen), self.registry)?;
         let (server, registry) = opened;
         let host = HostService::open(context, self.host)?;

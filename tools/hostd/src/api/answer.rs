@@ -5,7 +5,7 @@ use shale_model::Trouble;
 
 use super::{
     CachePrune, CacheShown, CachedTemplate, Damaged, Forecast, Instance, LoginTime, NewTemplate,
-    ReimageNote, Snapshot,
+    ReimageNote, Snapshot, Told,
 };
 
 /// One line of the service.
@@ -14,6 +14,8 @@ use super::{
 pub enum Answer {
     /// A part of the work begins, or has to wait.
     Stage(StageReport),
+    /// Something happened.
+    Told(Told),
     /// It is done. The last line.
     Done(Outcome),
     /// It failed. The last line.
@@ -108,6 +110,8 @@ pub enum Outcome {
     Cached(Box<CachedTemplate>),
     /// The cache.
     Cache(Box<CacheShown>),
+    /// What is counted, as OpenMetrics text.
+    Metrics(String),
     /// A disk was written to a file.
     Exported {
         /// Bytes of the disk.
@@ -154,6 +158,9 @@ pub struct Failure {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The request, as the service's log names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
 }
 
 /// The kinds of failure: as [`Trouble`], on the wire.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use shale_hvplug::{Acceleration, Forward};
 
-use super::{Reimage, SnapshotAction};
+use super::{EventsWish, Reimage, SnapshotAction};
 
 /// What a client wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,8 +105,91 @@ pub enum Request {
     PruneCache,
     /// The cache, and what this host has of which template.
     Cache,
+    /// What is counted.
+    Metrics,
+    /// What happened, and what happens.
+    Events(EventsWish),
     /// End the service. Guests run on; their disks wait for the next service.
     End,
+}
+
+impl Request {
+    /// Its name in the service's log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Deploy(_) => "deploy",
+            Self::List => "list",
+            Self::Inspect { .. } => "inspect",
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::Pause { .. } => "pause",
+            Self::Autostart { .. } => "autostart",
+            Self::Resume { .. } => "resume",
+            Self::Remove { .. } => "remove",
+            Self::Export { .. } => "export",
+            Self::Localize { .. } => "localize",
+            Self::Commit(_) => "commit",
+            Self::Snapshots { .. } => "snapshots",
+            Self::Reimage(_) => "reimage",
+            Self::Drill { .. } => "drill",
+            Self::Forecast(_) => "forecast",
+            Self::Precache(_) => "precache",
+            Self::Unpin { .. } => "unpin",
+            Self::PruneCache => "prune_cache",
+            Self::Cache => "cache",
+            Self::Metrics => "metrics",
+            Self::Events(_) => "events",
+            Self::End => "end",
+        }
+    }
+
+    /// The machine that it is about.
+    pub fn machine(&self) -> Option<&str> {
+        match self {
+            Self::Deploy(deploy) => Some(&deploy.name),
+            Self::Commit(wish) => Some(&wish.name),
+            Self::Reimage(wish) => Some(&wish.name),
+            Self::Events(wish) => wish.machine.as_deref(),
+            Self::Inspect { name }
+            | Self::Start { name, .. }
+            | Self::Stop { name, .. }
+            | Self::Pause { name }
+            | Self::Autostart { name, .. }
+            | Self::Resume { name }
+            | Self::Remove { name }
+            | Self::Export { name, .. }
+            | Self::Localize { name }
+            | Self::Snapshots { name, .. }
+            | Self::Drill { name, .. } => Some(name),
+            Self::Hello
+            | Self::List
+            | Self::Forecast(_)
+            | Self::Precache(_)
+            | Self::Unpin { .. }
+            | Self::PruneCache
+            | Self::Cache
+            | Self::Metrics
+            | Self::End => None,
+        }
+    }
+
+    /// Whether it changes nothing, so that a log need not tell of it.
+    pub fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Hello
+                | Self::List
+                | Self::Inspect { .. }
+                | Self::Cache
+                | Self::Metrics
+                | Self::Events(_)
+                | Self::Snapshots {
+                    action: SnapshotAction::List,
+                    ..
+                }
+        )
+    }
 }
 
 /// What fails on purpose.

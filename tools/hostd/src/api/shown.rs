@@ -1,5 +1,6 @@
 //! Instances as they are shown.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -124,12 +125,22 @@ pub struct ShownDisk {
     pub place: ShownPlace,
     /// Whether the machine runs on when something is lost.
     pub survives: Survives,
+    /// Of what boots of its template read, how much this host has; nothing while that is not known.
+    #[serde(default)]
+    pub boot_set: Option<BootSetShare>,
     /// Whether the rest is on its way.
     pub fill: Fill,
-    /// Seconds that reads of this host's guests waited for content since the service started.
+    /// Seconds until all of its content is here, at the rate of the last half minute; 0 when it is. Nothing where nobody
+    /// can say: nothing comes, or it is too early to tell.
+    #[serde(default)]
+    pub eta_seconds: Option<f64>,
+    /// Seconds in which reads of this machine waited for content since this service has its disk.
     pub waited_seconds: f64,
-    /// Why a read waits now.
+    /// Why a read waits now: what the last fetch from where its content comes said.
     pub stall: Option<String>,
+    /// When it was stalled since the service started.
+    #[serde(default)]
+    pub stalls: ShownStalls,
     /// Where its content comes from while it runs, in the order in which it is asked for: mirrors, and then the
     /// repository. Machines that come from the same share what is counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -137,6 +148,42 @@ pub struct ShownDisk {
     /// Second requests of this host, for what a first one had not brought.
     #[serde(default)]
     pub hedges: Hedges,
+}
+
+/// How much of a boot set a host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootSetShare {
+    /// Bytes of the chunks that boots read.
+    pub bytes: u64,
+    /// Bytes of these that are here.
+    pub local_bytes: u64,
+}
+
+/// The stalls of a machine: a read of it waits for three seconds or more, or it stands still because its disk cannot
+/// answer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShownStalls {
+    /// How many there were.
+    pub count: u64,
+    /// Seconds of all of them.
+    pub seconds: f64,
+    /// Seconds by cause: `transfer`, `unavailable`, `denied`, `integrity`, `no_space`, `failed`, `disk_full`,
+    /// `disk_failed`.
+    pub causes: BTreeMap<String, f64>,
+    /// The one of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<ShownStall>,
+}
+
+/// A stall that goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShownStall {
+    /// Why, as in [`ShownStalls::causes`].
+    pub cause: String,
+    /// Why, for people.
+    pub reason: String,
+    /// For how long.
+    pub seconds: f64,
 }
 
 /// One source of content.

@@ -1,16 +1,18 @@
 //! What a service finds when it starts, and what ends without being told to.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shale_hvplug::Vm;
 
+use crate::api::EventKind;
 use crate::dirs::remove_dir;
 use crate::disk_place::DiskPlace;
 use crate::error::HostResult;
 use crate::logs;
 use crate::name::InstanceName;
 use crate::record::{Phase, Record};
+use crate::seen::Arrival;
 use crate::served::Served;
 
 use super::Host;
@@ -31,11 +33,17 @@ pub(super) enum Look {
     Well,
     /// Its machine ended by itself.
     Ended,
+    /// It has no machine, though the service before this one left it with one.
+    Missing,
 }
+
+/// How long it takes until a hypervisor that a service was starting when it was killed can be found, at most.
+const STARTING_TIME: Duration = Duration::from_secs(5);
 
 impl Host {
     /// Takes up every instance that an earlier service left.
     pub(super) fn adopt_all(self: &Arc<Self>) -> HostResult<()> {
+        let stalled = self.witness.events.stalled_before();
         for name in self.records.names()? {
             let instance = Arc::new(Instance::new(name.clone(), &self.dirs));
             match self.records.get(&name) {
@@ -55,7 +63,12 @@ impl Host {
                     instance.live().record = Some(record);
                     match self.adopt(&instance) {
                         Found::NoMachine if starts => Self::note_waiting(&instance),
-                        Found::NoMachine | Found::Machine => {}
+                        Found::NoMachine => Self::note_missing(&instance),
+                        Found::Machine => {
+                            if let Some(began) = stalled.get(name.as_str()) {
+                                self.take_over_stall(&instance, began);
+                            }
+                        }
                     }
                     let (record, trouble) = {
                         let live = instance.live();
@@ -132,7 +145,25 @@ impl Host {
         let (plan, trace) = (record.origin.plan, instance.live().trace.clone());
         let patience = record.pause_after_seconds.map(Duration::from_secs);
         let overlay = (overlay.as_path(), patience);
+        source.learn_boot_set(record.origin.template);
         Served::open(&source, (plan, trace), overlay, &socket, &self.runtime)
+    }
+
+    /// Notes that an instance has no machine, if it should have one.
+    fn note_missing(instance: &Instance) {
+        let mut live = instance.live();
+        let record = live.record.as_ref();
+        if record.is_some_and(|record| record.phase == Phase::Started) {
+            live.missing_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Tells that a machine ended while no service ran, if it is one of those.
+    pub(super) fn tell_of_missing(&self, instance: &Instance) {
+        let missing = instance.live().missing_since.take();
+        if missing.is_some() {
+            self.happened(instance, EventKind::Died { unseen: true });
+        }
     }
 
     /// Removes all of an instance: its record first, so that what is left is known to be garbage. Blocks.
@@ -152,8 +183,13 @@ impl Host {
             };
             let this = instance.clone();
             let look = self.blocking(move |host| Ok(host.look_after(&this))).await;
-            if let Ok(Look::Ended) = look {
-                self.settle(&instance).await;
+            match look {
+                Ok(Look::Ended) => self.settle(&instance).await,
+                Ok(Look::Missing) => {
+                    self.tell_of_missing(&instance);
+                    self.settle(&instance).await;
+                }
+                Ok(Look::Well) | Err(_) => {}
             }
         }
     }
@@ -178,8 +214,20 @@ impl Host {
                 // A hypervisor that does not answer is asked again at the next look.
                 let _ = self.let_go_on(instance, &vm);
                 let _ = self.look_at_stall(instance, &vm);
+                self.look_at(instance);
             }
-            None if phase == Some(Phase::Started) => drop(self.adopt(instance)),
+            None if phase == Some(Phase::Started) => {
+                let found = self.adopt(instance);
+                let mut live = instance.live();
+                let since = live.missing_since;
+                match found {
+                    Found::Machine => live.missing_since = None,
+                    Found::NoMachine if since.is_some_and(|at| at.elapsed() > STARTING_TIME) => {
+                        return Look::Missing;
+                    }
+                    Found::NoMachine => {}
+                }
+            }
             None => {}
         }
         Look::Well
@@ -196,12 +244,22 @@ impl Host {
 
     /// Closes what an instance has whose machine ended.
     pub(super) async fn let_go(self: &Arc<Self>, instance: &Arc<Instance>) -> HostResult<()> {
-        let disk = {
+        let (disk, ended) = {
             let mut live = instance.live();
-            live.vm = None;
             live.holds_ports = false;
-            live.disk.take()
+            live.stands_still = false;
+            live.fill_is_told = false;
+            live.arrival = Arrival::default();
+            live.stalls.end(Instant::now());
+            let ended = live.vm.take().map(|_| live.stopped_by.take());
+            (live.disk.take(), ended)
         };
+        let (events, name) = (&self.witness.events, Some(instance.name.as_str()));
+        match ended {
+            None => {}
+            Some(None) => events.happened(name, EventKind::Died { unseen: false }),
+            Some(Some(caller)) => events.tell(name, &caller, EventKind::Stopped),
+        }
         match disk {
             Some(disk) => disk.close().await,
             None => Ok(()),

@@ -70,7 +70,7 @@ impl Host {
             }
             // Without a fetch that failed just now, the reason is an old one.
             let before = std::mem::replace(&mut retries, counters.retries());
-            let stall = counters.stall_reason().filter(|_| retries > before);
+            let stall = counters.last_failure().filter(|_| retries > before);
             let is_new = stall.is_some() && stall != told;
             let brought = brought();
             if is_new || brought.is_some() {

@@ -11,6 +11,7 @@ use crate::api::{
 };
 use crate::compose::{Image, kept_plans};
 use crate::error::{HostError, HostResult};
+use crate::local::local_bytes;
 use crate::pins::{self, Pin};
 use crate::source::Source;
 
@@ -249,20 +250,4 @@ fn chunks_in(plan: &PlanFile) -> HostResult<Vec<ChunkId>> {
         seen.insert(plan.chunk(index)?.0);
     }
     Ok(seen.into_iter().collect())
-}
-
-/// Bytes of the content of a plan, each chunk once, and those of them that the cache has.
-pub(super) fn local_bytes(cache: &Cache, plan: &PlanFile) -> HostResult<(u64, u64)> {
-    let mut seen = HashSet::with_capacity(plan.chunk_count());
-    let (mut all, mut local) = (0, 0);
-    for index in 0..plan.chunk_count() {
-        let (id, len) = plan.chunk(index)?;
-        if seen.insert(id) {
-            all += u64::from(len);
-            if cache.contains(&id) {
-                local += u64::from(len);
-            }
-        }
-    }
-    Ok((all, local))
 }

@@ -12,7 +12,7 @@ use shale_image::identity::Identity;
 use shale_model::Reference;
 use shale_view::PlanFile;
 
-use crate::api::{Deploy, LoginWish, Outcome, Repository, Stage, Until};
+use crate::api::{Deploy, EventKind, LoginWish, Outcome, Repository, Stage, Until};
 use crate::compose::Image;
 use crate::data_disk::DataDisk;
 use crate::dirs::private_dir;
@@ -54,8 +54,14 @@ impl Host {
             self.reserve(&instance)?;
             let made = self.make(&instance, wish, &attempt).await;
             let begun = match made {
-                Ok(()) => self.begin(&instance, &attempt).await,
-                Err(error) => Err(error),
+                Ok(()) => {
+                    self.tell_deployed(&instance, &attempt);
+                    self.begin(&instance, &attempt).await
+                }
+                Err(error) => {
+                    self.tell_failed(&instance, &attempt, &error);
+                    Err(error)
+                }
             };
             match begun {
                 Ok(begun) => begun,
@@ -67,6 +73,21 @@ impl Host {
         };
         self.wait_for_login(&instance, (before, begun), &attempt)
             .await
+    }
+
+    fn tell_deployed(&self, instance: &Instance, attempt: &Attempt) {
+        let origin = {
+            let live = instance.live();
+            live.record.as_ref().map(|record| record.origin.clone())
+        };
+        if let Some(origin) = origin {
+            let (name, caller) = (instance.name.as_str(), &attempt.progress.caller);
+            let what = EventKind::Deployed {
+                reference: origin.reference,
+                template: origin.template,
+            };
+            self.witness.events.tell(Some(name), caller, what);
+        }
     }
 
     /// Takes the instance's name.

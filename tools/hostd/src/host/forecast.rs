@@ -8,10 +8,10 @@ use shale_view::{BringError, Sample, View, sample, sample_boot_set};
 
 use crate::api::{BootForecast, Forecast, ForecastWish, Outcome, ReadyForecast, Stage};
 use crate::error::{HostError, HostResult};
+use crate::local::local_bytes;
 use crate::record::Record;
 use crate::source::Source;
 
-use super::cached::local_bytes;
 use super::{Host, Progress};
 
 /// Chunks of a plan that say how fast its source sends, where no boot set does.

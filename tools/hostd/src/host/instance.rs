@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use shale_hvplug::{Vm, VmFiles};
 use shale_view::Trace;
 
+use crate::api::Caller;
 use crate::data_disk::DataDisk;
 use crate::dirs::HostDirs;
 use crate::disk_place::DiskPlace;
 use crate::name::InstanceName;
 use crate::patience::Hope;
 use crate::record::{Origin, Record};
+use crate::seen::{Arrival, Stalls};
 use crate::served::Served;
 use crate::snapshot::Snapshot;
 
@@ -46,6 +49,18 @@ pub(super) struct Live {
     pub(super) holds_ports: bool,
     /// What its disk was at other times.
     pub(super) snapshots: BTreeMap<InstanceName, Snapshot>,
+    /// When it was stalled.
+    pub(super) stalls: Stalls,
+    /// Whether its hypervisor said last that the guest stands still because its disk failed.
+    pub(super) stands_still: bool,
+    /// How its content comes.
+    pub(super) arrival: Arrival,
+    /// Whether it was told that all of it has come.
+    pub(super) fill_is_told: bool,
+    /// Who wants its machine to end, while it is to.
+    pub(super) stopped_by: Option<Caller>,
+    /// When it was found that it has no machine that should have one.
+    pub(super) missing_since: Option<Instant>,
     /// Why an instance does not run yet that starts by itself.
     pub(super) waits_to_start: Option<String>,
     /// Why the instance is not what its record says.

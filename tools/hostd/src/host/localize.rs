@@ -15,10 +15,11 @@ use std::time::Duration;
 use shale_hvplug::{DiskMover, DriverError, Moving, Vm};
 use shale_view::{View, open_plan};
 
-use crate::api::{Brought, Outcome, Stage};
+use crate::api::{Brought, EventKind, Outcome, Stage};
 use crate::disk_file::write_disk;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
+use crate::local::local_bytes;
 use crate::name::InstanceName;
 use crate::overlay_copy::Copied;
 use crate::patience::Patience;
@@ -63,6 +64,8 @@ impl Host {
                 .blocking(move |host| host.move_disk(&this, record, (&patience, &copied_by_work)));
             self.stage_with(&progress, Stage::Copy, work, || copied.brought())
                 .await?;
+            let (events, caller) = (&self.witness.events, &progress.caller);
+            events.tell(Some(name.as_str()), caller, EventKind::Localized);
         }
         Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
     }
@@ -83,7 +86,7 @@ impl Host {
         let view = View::for_command(plan, source.reader.clone());
         let cache = self.sources.cache();
         let brought = || {
-            let (of, bytes) = super::cached::local_bytes(cache, view.plan()).ok()?;
+            let (of, bytes) = local_bytes(cache, view.plan()).ok()?;
             Some(Brought { bytes, of })
         };
         let looks = async {

@@ -8,12 +8,14 @@ mod attempt;
 mod autostart;
 mod cached;
 mod commit;
+mod counted;
 mod deploy;
 mod drill;
 mod export;
 mod forecast;
 mod instance;
 mod localize;
+mod looks;
 mod reimage;
 mod replace;
 mod show;
@@ -36,17 +38,21 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{Answer, Outcome, Request, Stage, StageReport};
+use crate::api::{Answer, Caller, EventKind, Outcome, Request, Stage, StageReport};
 use crate::compose::remove_unfinished;
 use crate::dirs::{HostDirs, private_dir};
 use crate::error::{HostError, HostResult, system};
+use crate::events::Events;
 use crate::logs;
+use crate::metrics::Noted;
 use crate::name::InstanceName;
 use crate::pins::Pin;
 use crate::record::Records;
+use crate::seen::Witness;
 use crate::source::{OpenPlace, Sources};
 
 use cached::Pinned;
+use counted::of_request;
 use instance::Instance;
 
 /// How often the service looks whether machines have ended by themselves.
@@ -90,6 +96,10 @@ pub struct Host {
     /// Whether there was no hypervisor when it was last looked for.
     lacks_hypervisor: AtomicBool,
     end: watch::Sender<bool>,
+    /// Who is told what happens.
+    witness: Witness,
+    /// When the service started, in seconds since 1970.
+    started: u64,
     _lock: Lock,
 }
 
@@ -97,18 +107,23 @@ pub struct Host {
 pub(crate) struct Progress {
     begun: Instant,
     answers: mpsc::UnboundedSender<Answer>,
+    caller: Caller,
 }
 
 impl Progress {
-    pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>) -> Self {
+    pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>, caller: Caller) -> Self {
         let begun = Instant::now();
-        Self { begun, answers }
+        Self {
+            begun,
+            answers,
+            caller,
+        }
     }
 
     /// Tells nobody.
     fn unheard() -> Self {
         let (answers, _) = mpsc::unbounded_channel();
-        Self::new(answers)
+        Self::new(answers, Caller::default())
     }
 
     fn stage(&self, stage: Stage) {
@@ -144,7 +159,7 @@ impl Host {
     /// the host from opening: it is shown with its reason.
     pub fn open(parts: HostParts) -> HostResult<Arc<Self>> {
         let HostParts { dirs, runtime, .. } = parts;
-        for dir in [dirs.instances(), dirs.run(), dirs.plans()] {
+        for dir in [dirs.instances(), dirs.run(), dirs.plans(), dirs.events()] {
             private_dir(&dir).map_err(system("make", &dir))?;
         }
         let files = DirFiles::open(&dirs.instances())?;
@@ -152,6 +167,11 @@ impl Host {
         let lock = FilePath::new("host.lock").unwrap_or_default();
         let lock = files.lock(&lock, LockKind::Exclusive, IfHeld::Fail)?;
         remove_unfinished(&dirs.plans())?;
+        let events = Events::open(Arc::new(DirFiles::open(&dirs.events())?), parts.clock)?;
+        let witness = Witness {
+            events: Arc::new(events),
+            noted: Noted::new(),
+        };
         let sources = Sources::new(
             parts.open_place,
             parts.cache,
@@ -159,6 +179,7 @@ impl Host {
             parts.fill,
             runtime.clone(),
             dirs.plans(),
+            witness.clone(),
         );
         let lacks_hypervisor = parts.driver.capabilities().missing.is_some();
         let host = Arc::new(Self {
@@ -174,9 +195,19 @@ impl Host {
             choosing_port: Mutex::default(),
             lacks_hypervisor: AtomicBool::new(lacks_hypervisor),
             end: watch::Sender::new(false),
+            started: seconds(parts.clock),
+            witness,
             _lock: lock,
         });
         host.pin_all()?;
+        host.witness.events.happened(
+            None,
+            EventKind::ServiceStarted {
+                version: env!("CARGO_PKG_VERSION").into(),
+                pid: std::process::id(),
+                previous: host.witness.events.previous(),
+            },
+        );
         host.adopt_all()?;
         Ok(host)
     }
@@ -186,9 +217,12 @@ impl Host {
     pub async fn run(self: &Arc<Self>, shutdown: impl Future<Output = ()>) {
         let mut ended = self.end.subscribe();
         let look = async {
+            let mut broken = BTreeMap::new();
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
                 self.look_after_all().await;
+                self.look_at_sources(&mut broken);
+                self.keep_events().await;
                 // A log that cannot be cut is cut the next time.
                 let _ = logs::rotate(&self.dirs.host_log());
             }
@@ -204,10 +238,20 @@ impl Host {
             () = look => {}
         }
         self.end.send_replace(true);
+        let events = &self.witness.events;
+        events.happened(None, EventKind::ServiceStopping);
         // Together: one whose registry is gone takes ten seconds.
         let mut closing: JoinSet<()> = self.all().into_iter().map(Self::close).collect();
         while closing.join_next().await.is_some() {}
         self.sources.tell_all().await;
+        self.keep_events().await;
+    }
+
+    /// Makes durable what happened.
+    async fn keep_events(&self) {
+        let events = self.witness.events.clone();
+        // Where it cannot be done, the log says so.
+        let _ = self.runtime.spawn_blocking(move || events.sync()).await;
     }
 
     /// Changes what can be changed while it runs: how fast content is brought here, and how large the cache is. Blocks.
@@ -217,7 +261,19 @@ impl Host {
     pub fn reload(&self, fill: FillRate, cache: CacheSettings) -> Result<(), CacheError> {
         self.sources.cache().resize(cache)?;
         self.sources.set_fill(fill);
+        let events = &self.witness.events;
+        events.happened(None, EventKind::ServiceReloaded);
         Ok(())
+    }
+
+    /// What happened, and happens.
+    pub(crate) fn events(&self) -> &Arc<Events> {
+        &self.witness.events
+    }
+
+    /// Whether it ends.
+    pub(crate) fn is_ending(&self) -> bool {
+        *self.end.borrow()
     }
 
     /// Resolves when the host ends.
@@ -227,12 +283,34 @@ impl Host {
         let _ = ended.wait_for(|ended| *ended).await;
     }
 
-    /// Does what a client asks for.
+    /// Does what a client asks for, and tells what came of it.
     pub(crate) async fn handle(
         self: &Arc<Self>,
         request: Request,
         progress: Progress,
     ) -> HostResult<Outcome> {
+        let (caller, begun) = (progress.caller.clone(), progress.begun);
+        let (planned, looks) = (of_request(&request), request.only_looks());
+        let machine = request.machine().map(str::to_owned);
+        let done = self.answer(request, progress).await;
+        let seconds = begun.elapsed().as_secs_f64();
+        match &done {
+            Ok(outcome) => {
+                self.tell_done((machine.as_deref(), &caller), planned, outcome);
+                match looks {
+                    true => tracing::debug!(seconds, "done"),
+                    false => tracing::info!(seconds, "done"),
+                }
+            }
+            Err(error) => {
+                let error = error.failure().message;
+                tracing::warn!(seconds, error, "failed");
+            }
+        }
+        done
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request, progress: Progress) -> HostResult<Outcome> {
         let name = |name: &str| InstanceName::new(name);
         match request {
             Request::Hello => Ok(Outcome::Here {
@@ -255,7 +333,7 @@ impl Host {
                 self.set_autostart(&name(&n)?, autostart).await
             }
             Request::Resume { name: n } => self.resume(&name(&n)?).await,
-            Request::Remove { name: n } => self.remove(&name(&n)?).await,
+            Request::Remove { name: n } => self.remove(&name(&n)?, progress.caller).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
             Request::Localize { name: n } => self.localize(&name(&n)?, progress).await,
             Request::Commit(wish) => self.commit(*wish, progress).await,
@@ -273,6 +351,9 @@ impl Host {
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,
             Request::PruneCache => self.blocking(|host| host.prune_cache()).await,
             Request::Cache => self.blocking(|host| host.show_cache()).await,
+            Request::Metrics => Ok(Outcome::Metrics(self.metrics().await?)),
+            // Whoever has the client's connection answers it, as long as it likes to listen.
+            Request::Events(_) => Ok(Outcome::Nothing),
             Request::End => {
                 self.end.send_replace(true);
                 let pid = std::process::id();
@@ -302,8 +383,7 @@ impl Host {
 
     /// Seconds since 1970.
     fn now(&self) -> u64 {
-        let since = (self.clock)().duration_since(UNIX_EPOCH);
-        since.map_or(0, |since| since.as_secs())
+        seconds(self.clock)
     }
 
     /// Runs what blocks on a thread for that.
@@ -311,8 +391,15 @@ impl Host {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> HostResult<T> + Send + 'static,
     ) -> HostResult<T> {
-        let host = self.clone();
-        let done = self.runtime.spawn_blocking(move || work(&host)).await;
+        let (host, span) = (self.clone(), tracing::Span::current());
+        let work = move || span.in_scope(|| work(&host));
+        let done = self.runtime.spawn_blocking(work).await;
         done.unwrap_or(Err(HostError::Interrupted))
     }
+}
+
+/// Seconds since 1970.
+fn seconds(clock: fn() -> SystemTime) -> u64 {
+    let since = clock().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }

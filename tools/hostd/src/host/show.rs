@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shale_hvplug::{Vm, VmState};
 use shale_model::PlanId;
@@ -11,18 +12,21 @@ use shale_view::{FillState, SourceReport, SourceState, open_plan};
 
 use crate::api::{
     self, Damaged, Fill, Hedges, InstanceState, Outcome, ShownDisk, ShownMachine, ShownPlace,
-    ShownSource, ShownSourceState, Ssh, Survives,
+    ShownSource, ShownSourceState, ShownStall, ShownStalls, Ssh, Survives,
 };
 use crate::data_disk::DataDisk;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult};
+use crate::local::local_bytes;
 use crate::name::InstanceName;
 use crate::record::{Phase, Record};
+use crate::seen::Stalls;
+use crate::served::Served;
 
 use super::Host;
-use super::cached::local_bytes;
 use super::deploy::alias;
 use super::instance::Instance;
+use super::looks::{NO_ANSWER, rounded};
 
 fn fill(state: FillState) -> Fill {
     match state {
@@ -48,6 +52,43 @@ fn source(report: SourceReport) -> ShownSource {
             },
             SourceState::Probed => ShownSourceState::Probed,
         },
+    }
+}
+
+/// What is shown of a disk that is served.
+#[derive(Default)]
+struct Shown {
+    waited_seconds: f64,
+    stall: Option<String>,
+    sources: Vec<ShownSource>,
+}
+
+impl Shown {
+    fn of(disk: &Served) -> Self {
+        let waiting = disk.waiting();
+        let waits = waiting.is_some() || disk.is_late();
+        let reason = waiting.and_then(|waiting| waiting.reason);
+        Self {
+            waited_seconds: rounded(disk.waited()),
+            stall: waits.then(|| reason.unwrap_or_else(|| NO_ANSWER.into())),
+            sources: disk.sources().into_iter().map(source).collect(),
+        }
+    }
+}
+
+fn stalls_of(stalls: &Stalls) -> ShownStalls {
+    let sums = stalls.sums();
+    let causes = sums.iter();
+    let causes = causes.map(|(cause, time)| (cause.name().to_owned(), rounded(*time)));
+    ShownStalls {
+        count: stalls.count(),
+        seconds: rounded(sums.values().sum()),
+        causes: causes.collect(),
+        now: stalls.now().map(|stall| ShownStall {
+            cause: stall.cause.name().to_owned(),
+            reason: stall.reason.clone(),
+            seconds: rounded(stall.since.elapsed()),
+        }),
     }
 }
 
@@ -169,9 +210,18 @@ impl Host {
             DiskPlace::File { .. } => (ShownPlace::File, content_bytes),
         };
         let counters = self.sources.counters();
-        let (fill, stalled, sources) = match &instance.live().disk {
-            Some(disk) => (fill(disk.filled()), disk.waits(), disk.sources()),
-            None => (Fill::Off, false, Vec::new()),
+        let mut eta = (local_bytes == content_bytes).then_some(Duration::ZERO);
+        let (mut served, mut state) = (Shown::default(), Fill::Off);
+        let stalls = {
+            let live = instance.live();
+            if let Some(disk) = &live.disk {
+                state = fill(disk.filled());
+                served = Shown::of(disk);
+                if state == Fill::Running {
+                    eta = live.arrival.left(content_bytes.saturating_sub(local_bytes));
+                }
+            }
+            stalls_of(&live.stalls)
         };
         ShownDisk {
             bytes: record.disk_bytes,
@@ -183,10 +233,13 @@ impl Host {
                 service: place == ShownPlace::File,
                 registry: local_bytes == content_bytes,
             },
-            fill,
-            waited_seconds: counters.waited().as_secs_f64(),
-            stall: stalled.then(|| self.stall_reason()),
-            sources: sources.into_iter().map(source).collect(),
+            boot_set: self.boot_set_share(record),
+            fill: state,
+            eta_seconds: eta.map(rounded),
+            waited_seconds: served.waited_seconds,
+            stall: served.stall,
+            stalls,
+            sources: served.sources,
             hedges: Hedges {
                 sent: counters.hedges(),
                 won: counters.hedges_won(),
@@ -195,7 +248,7 @@ impl Host {
     }
 
     /// Bytes of the content of a plan, each chunk once, and those of them that the cache has.
-    fn local_share(&self, record: &Record) -> HostResult<(u64, u64)> {
+    pub(super) fn local_share(&self, record: &Record) -> HostResult<(u64, u64)> {
         let plan = self.plan_path(record.origin.plan);
         let plan = open_plan(&plan, record.origin.plan)?;
         local_bytes(self.sources.cache(), &plan)

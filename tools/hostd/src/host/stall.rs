@@ -10,6 +10,7 @@ use crate::served::Served;
 
 use super::Host;
 use super::instance::Instance;
+use super::looks::NO_ANSWER;
 
 /// How often a hypervisor is asked in any case: an earlier service may have answered a request with an error and not
 /// have come to see what became of it.
@@ -71,7 +72,9 @@ impl Host {
                 return Ok(());
             }
         }
-        if self.driver.state(vm)? != VmState::DiskFailed {
+        let stands_still = self.driver.state(vm)? == VmState::DiskFailed;
+        instance.live().stands_still = stands_still;
+        if !stands_still {
             return Ok(());
         }
         let goes_on = {
@@ -101,10 +104,11 @@ impl Host {
 
     /// Somebody wants a guest to run, which it cannot while its content does not come.
     pub(super) fn check_no_stall(&self, instance: &Instance) -> HostResult<()> {
-        match instance.live().disk.as_ref().is_some_and(Served::is_late) {
+        let is_late = instance.live().disk.as_ref().is_some_and(Served::is_late);
+        match is_late {
             true => Err(HostError::Stalled {
                 name: instance.name.to_string(),
-                reason: self.stall_reason(),
+                reason: stall_reason(instance),
             }),
             false => Ok(()),
         }
@@ -117,17 +121,18 @@ impl Host {
             None => (false, None),
         };
         match failed {
-            _ if late => format!("until its content comes: {}", self.stall_reason()),
+            _ if late => format!("until its content comes: {}", stall_reason(instance)),
             Some(error) => format!("its disk failed and is tried again: {error}"),
             None => "its disk is tried again".into(),
         }
     }
+}
 
-    /// Why reads wait.
-    pub(super) fn stall_reason(&self) -> String {
-        let reason = self.sources.counters().stall_reason();
-        reason.unwrap_or_else(|| "no answer yet".into())
-    }
+/// Why reads of an instance wait.
+fn stall_reason(instance: &Instance) -> String {
+    let waiting = instance.live().disk.as_ref().and_then(Served::waiting);
+    let reason = waiting.and_then(|waiting| waiting.reason);
+    reason.unwrap_or_else(|| NO_ANSWER.into())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shale_hvplug::{DirectBoot, DiskOffer, Forward, Machine, Vm};
 
-use crate::api::{LoginTime, Outcome, Stage, Until, Wait};
+use crate::api::{EventKind, LoginTime, Outcome, Stage, Until, Wait};
 use crate::console::{self, Waited};
 use crate::dirs::{private_dir, remove_dir};
 use crate::disk_place::DiskPlace;
@@ -61,6 +61,7 @@ impl Host {
         let attempt = Attempt::new(&instance, wait, progress);
         let begun = {
             let _changing = self.right_to_change(&instance).await?;
+            self.tell_of_missing(&instance);
             if let Some(vm) = instance.vm() {
                 if vm.process.runs() {
                     return self.started(&instance, None).await;
@@ -89,7 +90,8 @@ impl Host {
         attempt: &Attempt,
     ) -> HostResult<ConsoleStart> {
         let begun = self.begin_or_fail(instance, attempt).await;
-        if begun.is_err() {
+        if let Err(error) = &begun {
+            self.tell_failed(instance, attempt, error);
             self.settle(instance).await;
         }
         begun
@@ -108,8 +110,21 @@ impl Host {
             .await?;
         attempt.progress.stage(Stage::Machine);
         let this = instance.clone();
-        self.blocking(move |host| host.start_machine(&this, &record))
-            .await
+        let started = self
+            .blocking(move |host| host.start_machine(&this, &record))
+            .await?;
+        let (name, caller) = (instance.name.as_str(), &attempt.progress.caller);
+        let events = &self.witness.events;
+        events.tell(Some(name), caller, EventKind::Starting);
+        Ok(started)
+    }
+
+    /// Tells that an instance could not be made or started.
+    pub(super) fn tell_failed(&self, instance: &Instance, attempt: &Attempt, error: &HostError) {
+        let reason = error.failure().message;
+        let (name, caller) = (instance.name.as_str(), &attempt.progress.caller);
+        let events = &self.witness.events;
+        events.tell(Some(name), caller, EventKind::StartFailed { reason });
     }
 
     /// Fails where no machine can be started. One that is installed while the service runs is found.
@@ -188,6 +203,8 @@ impl Host {
         {
             let mut live = instance.live();
             live.vm = Some(vm);
+            live.stopped_by = None;
+            live.missing_since = None;
             live.trouble = None;
         }
         self.note_boot(instance);
@@ -236,6 +253,13 @@ impl Host {
             fetched_bytes: now.fetched - before.fetched,
             boot_set_bytes: now.boot_set - before.boot_set,
         };
+        self.witness.noted.ready(login.seconds);
+        let ready = EventKind::Ready {
+            seconds: login.seconds,
+            waited_seconds: login.waited_seconds,
+        };
+        let (name, caller) = (instance.name.as_str(), &attempt.progress.caller);
+        self.witness.events.tell(Some(name), caller, ready);
         self.keep_ready(instance, &login).await;
         self.started(instance, Some(login)).await
     }
@@ -274,6 +298,7 @@ impl Host {
         let (Some(trace), Some(record)) = (trace, record) else {
             return;
         };
+        self.witness.noted.booted(trace.first_reads());
         let told = self.blocking(move |host| {
             let source = host.sources.get(&record.origin.repository())?;
             source.tell_of_boot(record.origin.template, &trace);

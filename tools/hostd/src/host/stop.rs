@@ -6,7 +6,7 @@ use std::time::Duration;
 use shale_hvplug::{Stop, Vm};
 use tokio::time::{Instant, sleep};
 
-use crate::api::{IfStuck, Outcome, Stage};
+use crate::api::{Caller, IfStuck, Outcome, Stage};
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
 
@@ -39,12 +39,15 @@ impl Host {
         self.stop_waiting(&instance).await?;
         if let Some(vm) = instance.vm() {
             progress.stage(Stage::ShutDown);
+            instance.live().stopped_by = Some(progress.caller.clone());
             // Not under the lock: somebody may lose patience and cut the power.
             let ended = self.shut_down(&vm, limit).await?;
             match then {
                 _ if ended => {}
                 IfStuck::CutPower => self.cut(&vm).await?,
                 IfStuck::Fail => {
+                    // When it ends, it is by itself.
+                    instance.live().stopped_by = None;
                     let name = name.to_string();
                     return Err(HostError::StillRunning { name, limit });
                 }
@@ -121,6 +124,8 @@ impl Host {
                 host.keep_paused(&this, false)?;
                 // Also where its content is late: then it stands still for that, and goes on by itself.
                 host.driver.resume(&vm)?;
+                // If it does again, the next look finds that.
+                this.live().stands_still = false;
                 host.check_no_stall(&this)
             }
         });
@@ -129,7 +134,11 @@ impl Host {
     }
 
     /// Removes an instance and all that it wrote. A command that waits for its content is given up.
-    pub(super) async fn remove(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
+    pub(super) async fn remove(
+        self: &Arc<Self>,
+        name: &InstanceName,
+        caller: Caller,
+    ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         let _given_up = instance.hope.give_up();
         let _changing = match self.right_to_change(&instance).await {
@@ -139,6 +148,7 @@ impl Host {
         };
         let this = instance.clone();
         self.blocking(move |host| host.cut_power(&this)).await?;
+        instance.live().stopped_by = Some(caller);
         self.settle(&instance).await;
         let this = instance.clone();
         self.blocking(move |host| host.discard(&this)).await?;

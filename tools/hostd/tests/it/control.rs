@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use shale_files::MemoryFiles;
 use shale_hostd::api::{
-    API_VERSION, Autostart, Credentials, Deploy, FailureKind, LoginWish, MachineWish, Outcome,
-    Repository, Request, Until, Wait,
+    API_VERSION, Autostart, Credentials, Deploy, EventKind, EventsWish, FailureKind, LoginWish,
+    MachineWish, Outcome, Repository, Request, Told, Until, Wait,
 };
 use shale_hostd::*;
 use shale_hvplug::*;
@@ -348,4 +348,80 @@ fn what_was_half_made_is_removed_and_damage_is_shown() {
     let removed = client().call(Request::Remove { name: name() }, |_| {});
     assert!(removed.is_ok(), "{removed:?}");
     assert!(!instances.join("damaged").exists());
+}
+
+#[test]
+fn what_happens_is_told_with_who_asked_for_it_and_followed_until_the_end() {
+    let service = serve();
+    let failed = service.call(deployment("web", "/nowhere", 1));
+    let Err(CallError::Failed(failure)) = failed else {
+        panic!("{failed:?}")
+    };
+    let request = failure.request.unwrap();
+    assert!(request.len() == 16 && request.bytes().all(|b| b.is_ascii_hexdigit()));
+    let told = |wish: EventsWish| {
+        let mut told = Vec::new();
+        let client = HostClient::connect(&service.socket).unwrap();
+        let done = client.events(wish, |new| {
+            told.push(new);
+            Ok(())
+        });
+        done.unwrap();
+        told
+    };
+    let all = told(EventsWish::default());
+    let [Told::Event(started), Told::Event(failed)] = &all[..] else {
+        panic!("{all:?}")
+    };
+    assert!(matches!(
+        &started.what,
+        EventKind::ServiceStarted { previous: None, pid, .. } if *pid == std::process::id()
+    ));
+    assert_eq!(failed.machine.as_deref(), Some("web"));
+    assert_eq!(failed.caller.request, Some(request));
+    assert_eq!(failed.caller.uid, Some(rustix::process::getuid().as_raw()));
+    assert!(
+        matches!(&failed.what, EventKind::StartFailed { reason } if reason.contains("/nowhere"))
+    );
+    // Nobody else's, and nothing twice.
+    let of_other = EventsWish {
+        machine: Some("other".into()),
+        ..EventsWish::default()
+    };
+    assert_eq!(told(of_other), []);
+    let followed = std::thread::scope(|scope| {
+        let follow = EventsWish {
+            after: Some(started.id),
+            follow: true,
+            ..EventsWish::default()
+        };
+        let following = scope.spawn(|| told(follow));
+        assert!(service.call(Request::End).is_ok());
+        following.join().unwrap()
+    });
+    let kinds = followed.iter().map(|told| match told {
+        Told::Event(event) => event.what.name(),
+        Told::Lost { .. } => "lost",
+    });
+    assert_eq!(
+        kinds.collect::<Vec<_>>(),
+        ["start_failed", "service_stopping"]
+    );
+}
+
+#[test]
+fn metrics_are_told_over_the_socket() {
+    let service = serve();
+    let told = service.call(Request::Metrics).unwrap();
+    let Outcome::Metrics(text) = told else {
+        panic!("{told:?}")
+    };
+    assert!(
+        text.contains("shale_machines{state=\"running\"} 0.0\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("shale_cache_capacity_bytes 8388608.0\n"),
+        "{text}"
+    );
 }

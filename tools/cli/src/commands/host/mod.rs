@@ -1,5 +1,6 @@
 //! `shale host`: the service that owns this host's cache, overlays and virtual machines.
 
+mod metrics;
 mod run;
 
 use std::fs::{self, File, OpenOptions};
@@ -42,6 +43,7 @@ const SAID_BYTES: usize = 1000;
 pub(crate) enum HostCommand {
     Run(run::Run),
     Stop(StopService),
+    Metrics(metrics::Metrics),
 }
 
 impl HostCommand {
@@ -49,6 +51,7 @@ impl HostCommand {
         match self {
             HostCommand::Run(run) => run.run(context),
             HostCommand::Stop(stop) => stop.run(context),
+            HostCommand::Metrics(metrics) => metrics.run(context),
         }
     }
 }
@@ -87,17 +90,21 @@ pub(crate) fn call(
     request: Request,
     on_stage: impl FnMut(StageReport),
 ) -> anyhow::Result<Outcome> {
-    let socket = context.dirs.host_socket();
-    let client = match HostClient::connect(&socket) {
-        Err(CallError::NoService(_)) => start(context)?,
-        connected => connected.map_err(failure)?,
-    };
-    client.call(request, on_stage).map_err(failure)
+    connect(context)?.call(request, on_stage).map_err(failure)
+}
+
+/// A connection to the service of this host, started as for [`call`].
+pub(crate) fn connect(context: &Context) -> anyhow::Result<HostClient> {
+    match HostClient::connect(&context.dirs.host_socket()) {
+        Err(CallError::NoService(_)) => start(context),
+        connected => connected.map_err(failure),
+    }
 }
 
 /// Starts the service in the background and waits until it answers.
 fn start(context: &Context) -> anyhow::Result<HostClient> {
     let socket = context.dirs.host_socket();
+    let said_before = fs::metadata(context.dirs.host_log()).map_or(0, |log| log.len());
     let mut child = spawn(context)?;
     let deadline = Instant::now() + READY_WITHIN;
     loop {
@@ -110,7 +117,8 @@ fn start(context: &Context) -> anyhow::Result<HostClient> {
                 Some(code) if code == Exit::Conflict as i32 => OTHER_READY_WITHIN,
                 _ => Duration::ZERO,
             };
-            return wait_for_other(&socket, wait).ok_or_else(|| ended(context, status));
+            return wait_for_other(&socket, wait)
+                .ok_or_else(|| ended(context, status, said_before));
         }
         if Instant::now() > deadline {
             let text = format!("the host service does not answer within {READY_WITHIN:?}");
@@ -134,8 +142,11 @@ fn wait_for_other(socket: &Path, wait: Duration) -> Option<HostClient> {
 }
 
 /// Why a service ended that was started.
-fn ended(context: &Context, status: ExitStatus) -> anyhow::Error {
-    let said = fs::read_to_string(context.dirs.host_log()).unwrap_or_default();
+fn ended(context: &Context, status: ExitStatus, said_before: u64) -> anyhow::Error {
+    let log = fs::read(context.dirs.host_log()).unwrap_or_default();
+    // One that was begun anew meanwhile has nothing of before.
+    let said = log.get(said_before as usize..).unwrap_or(&log);
+    let said = last_words(&String::from_utf8_lossy(said)).to_owned();
     let start = said.floor_char_boundary(said.len().saturating_sub(SAID_BYTES));
     let text = format!(
         "the host service ended ({status}): {}",
@@ -146,6 +157,12 @@ fn ended(context: &Context, status: ExitStatus) -> anyhow::Error {
         _ => Exit::Failure,
     };
     Failure::new(exit, text).into()
+}
+
+/// What a program that failed said last, without its log.
+fn last_words(said: &str) -> &str {
+    let at = said.rfind("\nshale: ").map(|at| at + 1);
+    at.map_or(said, |at| &said[at..])
 }
 
 fn spawn(context: &Context) -> anyhow::Result<Child> {
@@ -181,13 +198,15 @@ pub(crate) fn failure(error: CallError) -> anyhow::Error {
             kind,
             message,
             hint,
+            request,
         }) => {
-            let failure = Failure::new(exit_of(kind), message);
+            let failure = Failure::new(exit_of(kind), message).request(request);
             match hint {
                 Some(hint) => failure.hint(hint).into(),
                 None => failure.into(),
             }
         }
+        CallError::Output(source) => source.into(),
         CallError::NoService(source) => {
             let text = format!("the host service does not run ({source})");
             let hint = "`shale vm deploy` and `shale vm start` start it";

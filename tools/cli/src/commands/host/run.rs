@@ -3,16 +3,20 @@
 use std::ffi::CString;
 use std::fs::{self, Permissions};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
 use clap::Args;
 use nix::unistd::{User, getgrouplist};
-use shale_hostd::{Host, HostDirs, HostParts, serve_control};
+use shale_hostd::{
+    Exposure, Host, HostDirs, HostParts, HttpError, HttpListener, listen_http, serve_control,
+    serve_http,
+};
 use shale_hvplug::{Account, Driver, Qemu};
 use shale_nbd::listen_unix;
 use shale_view::{Counters, FillRate};
@@ -20,8 +24,9 @@ use tokio::net::UnixListener;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::{note, parse_bytes};
-use crate::settings::{Settings, SettingsError};
+use crate::logging::{LogOptions, say_to_log, warn_in_log};
+use crate::output::parse_bytes;
+use crate::settings::{Settings, SettingsError, parse_address, parse_switch};
 use crate::system::Signals;
 
 /// The user that machines of root's service run as, where there is one of this name.
@@ -35,11 +40,12 @@ const MACHINE_USER_KEY: &str = "host.user";
 /// `shale vm deploy` starts it in the background where it does not run. It ends on SIGINT or SIGTERM.
 /// Machines run on without it, their disks waiting, and are taken over by the next one, however it
 /// ended. On SIGHUP it reads its settings again: the fill rate and the size of the cache change while it
-/// runs. Where it is root, machines run as the user `shale-vm`, if there is one. A service manager may
+/// runs. It logs on standard error. Where it is root, machines run as the user `shale-vm`, if there is one. A service manager may
 /// listen on its socket (LISTEN_FDS), and is told how it is (NOTIFY_SOCKET).
 ///
 /// Examples:
 ///   shale host run
+///   shale host run --metrics 127.0.0.1:9420 --log-format json
 ///   systemctl reload shale-host
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -49,6 +55,8 @@ pub(crate) struct Run {
     background: bool,
     #[command(flatten)]
     options: HostOptions,
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 /// What a host service can be told.
@@ -60,6 +68,33 @@ pub(crate) struct HostOptions {
     /// starts takes it from the environment or a file.
     #[arg(long, env = "SHALE_FILL_RATE", value_name = "SIZE|max|off", value_parser = parse_fill_rate)]
     fill_rate: Option<FillRate>,
+    /// Serve /metrics, /healthz, /readyz and /version over HTTP there: an address of loopback and a port
+    ///
+    /// Not at all unless a file of settings says otherwise. `shale host metrics` prints the same.
+    #[arg(long, env = "SHALE_METRICS", value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+    /// Serve that also beyond loopback: to everybody who reaches the address, without TLS and tokens
+    #[arg(long)]
+    insecure_metrics: bool,
+}
+
+impl HostOptions {
+    /// Where metrics are to be had, and by whom.
+    fn metrics(&self, settings: &Settings) -> anyhow::Result<Option<(SocketAddr, Exposure)>> {
+        let said = settings.text("host.metrics");
+        let address = match (self.metrics, said) {
+            (Some(address), _) => address,
+            (None, Some(_)) => settings.pick(None, "host.metrics", parse_address)?,
+            (None, None) => return Ok(None),
+        };
+        let everybody = self.insecure_metrics.then_some(true);
+        let everybody = settings.pick(everybody, "host.insecure-metrics", parse_switch)?;
+        let exposure = match everybody {
+            true => Exposure::Everybody,
+            false => Exposure::ThisMachine,
+        };
+        Ok(Some((address, exposure)))
+    }
 }
 
 impl Run {
@@ -68,11 +103,15 @@ impl Run {
             // A session of its own: the end of a terminal does not reach it.
             nix::unistd::setsid().context("begin a session")?;
         }
+        self.log.begin(&context.settings)?;
         let service = HostService::open(context, self.options)?;
         context.runtime.block_on(async {
             let signals = Signals::watch()?;
             let listener = service.listen(context)?;
-            note!("serving on {}", service.socket.display());
+            if let Some(address) = service.metrics_address {
+                say_to_log(&format!("metrics on http://{address}/metrics"));
+            }
+            say_to_log(&format!("serving on {}", service.socket.display()));
             let reload = || {
                 let settings = Settings::load().map_err(SettingsError::failure)?;
                 service.reload(context, &settings)?;
@@ -96,18 +135,29 @@ pub(crate) struct HostService {
     pub(crate) host: Arc<Host>,
     pub(crate) socket: PathBuf,
     options: HostOptions,
+    /// Where metrics are asked for, until it serves.
+    metrics: Mutex<Option<HttpListener>>,
+    metrics_address: Option<SocketAddr>,
 }
 
 impl HostService {
     /// Takes over what runs. Blocks.
     pub(crate) fn open(context: &Context, options: HostOptions) -> anyhow::Result<Self> {
+        // First: what cannot be served is known before anything is taken over.
+        let metrics = match options.metrics(&context.settings)? {
+            Some((address, exposure)) => {
+                let listen = listen_http(address, exposure);
+                Some(context.runtime.block_on(listen).map_err(hinted)?)
+            }
+            None => None,
+        };
         let account = machine_user(context)?;
         let driver = Arc::new(match account.clone() {
             Some(account) => Qemu::new().run_as(account),
             None => Qemu::new(),
         });
         if let Some(missing) = driver.capabilities().missing {
-            note!("no machine can be started here: {missing}");
+            warn_in_log(&format!("no machine can be started here: {missing}"));
         }
         let places = context.places();
         let handle = context.runtime.handle().clone();
@@ -132,6 +182,8 @@ impl HostService {
             host,
             socket: context.dirs.host_socket(),
             options,
+            metrics_address: metrics.as_ref().map(|listener| listener.address),
+            metrics: Mutex::new(metrics),
         })
     }
 
@@ -152,9 +204,20 @@ impl HostService {
             let host = self.host.clone();
             async move { serve_control(host.clone(), listener, uid, host.ended()).await }
         });
+        let metrics = {
+            let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            metrics.take()
+        };
+        let metrics = metrics.map(|listener| {
+            let host = self.host.clone();
+            tokio::spawn(async move { serve_http(host.clone(), listener, host.ended()).await })
+        });
         self.host.run(ended).await;
         // Nobody is accepted any more.
         let _ = control.await;
+        if let Some(metrics) = metrics {
+            let _ = metrics.await;
+        }
         // The socket stays, as nobody knows whose it is by now: the next service replaces one that nobody listens on.
     }
 
@@ -174,8 +237,11 @@ impl HostService {
         let cache = context.cache_settings(settings)?.cap_bytes;
         let cache = crate::output::bytes(cache);
         let socket = self.socket.display();
+        let metrics = self.metrics_address;
+        let metrics = metrics.map(|at| format!(", metrics on http://{at}/metrics"));
+        let metrics = metrics.unwrap_or_default();
         Ok(format!(
-            "serving on {socket}, cache of {cache}, fill rate {rate}"
+            "serving on {socket}, cache of {cache}, fill rate {rate}{metrics}"
         ))
     }
 }
@@ -202,7 +268,7 @@ fn machine_user(context: &Context) -> anyhow::Result<Option<Account>> {
         let closed = closed.display();
         let text = format!("machines cannot run as `{name}`, whom `{closed}` does not let through");
         if said.is_none() {
-            note!("{text}: they run as root");
+            warn_in_log(&format!("{text}: they run as root"));
             return Ok(None);
         }
         let hint = format!("chmod o+x {closed}, or choose another --state");
@@ -216,6 +282,20 @@ fn machine_user(context: &Context) -> anyhow::Result<Option<Account>> {
         uid: user.uid.as_raw(),
         groups: groups.map(|group| group.as_raw()).collect(),
     }))
+}
+
+/// Says how to be allowed to listen.
+fn hinted(error: HttpError) -> anyhow::Error {
+    match error {
+        HttpError::Exposed(_) => {
+            let hint = "--metrics 127.0.0.1:PORT, with a proxy before it that has TLS and asks who \
+                        comes; or say --insecure-metrics";
+            Failure::new(Exit::Usage, error.to_string())
+                .hint(hint)
+                .into()
+        }
+        HttpError::Address { .. } => error.into(),
+    }
 }
 
 /// A directory above those of the service that does not let everybody through. It is not the service's to open.

@@ -4,12 +4,15 @@ use clap::Args;
 use serde::Serialize;
 use shale_hostd::api::{Damaged, Instance, Outcome, Request};
 
-use super::{local, ports, state};
+use super::{boot_set, eta, local, ports, stall, state};
 use crate::commands::host::{call, unexpected};
 use crate::context::Context;
 use crate::output::{Row, note, print_list};
 
-/// List virtual machines
+/// List virtual machines: what they do, how much of their content and of what boots read is here, when the rest will be
+///
+/// LOCAL is the share of a machine's content on this host, BOOT SET that of what boots of its template read; ETA is
+/// when all is here, at the rate of the last half minute; STALL is why and for how long it waits for its disk.
 ///
 /// Examples:
 ///   shale vm ls
@@ -42,8 +45,9 @@ impl From<Damaged> for Listed {
 }
 
 impl Row for Listed {
-    const COLUMNS: &'static [&'static str] =
-        &["NAME", "STATE", "TEMPLATE", "LOCAL", "SSH", "PORTS"];
+    const COLUMNS: &'static [&'static str] = &[
+        "NAME", "STATE", "TEMPLATE", "LOCAL", "BOOT SET", "ETA", "STALL", "SSH", "PORTS",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let instance = match self {
@@ -60,6 +64,9 @@ impl Row for Listed {
             state(instance),
             instance.reference.clone(),
             local(&instance.disk),
+            boot_set(&instance.disk),
+            eta(&instance.disk),
+            stall(&instance.disk),
             instance.ssh.port.to_string(),
             ports(instance),
         ]

@@ -22,8 +22,8 @@ mod stop;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use shale_hostd::api::{
-    Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk, ShownPlace,
-    ShownSourceState, Stage, StageReport, Survives, Until, Wait,
+    BootSetShare, Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk,
+    ShownPlace, ShownSourceState, ShownStalls, Stage, StageReport, Survives, Until, Wait,
 };
 
 use crate::commands::host::{call, unexpected};
@@ -191,6 +191,10 @@ impl Row for Shown {
         "Disk",
         "Data disks",
         "Local",
+        "Boot set",
+        "ETA",
+        "Stall",
+        "Stalls",
         "Sources",
         "Survives",
         "SSH",
@@ -220,6 +224,10 @@ impl Row for Shown {
             ),
             data_disks(instance),
             local(disk),
+            boot_set(disk),
+            eta(disk),
+            stall(disk),
+            stalls(&disk.stalls),
             sources(disk),
             survives(disk.survives).into(),
             format!("{}@127.0.0.1 port {}", instance.ssh.user, instance.ssh.port),
@@ -261,6 +269,64 @@ fn local(disk: &ShownDisk) -> String {
         Fill::CacheFull => format!("{share}% of {all}, the cache is full"),
         Fill::Damaged { reason } => format!("{share}% of {all}, {reason}"),
         Fill::Off | Fill::Running | Fill::Whole => format!("{share}% of {all}"),
+    }
+}
+
+/// How much this host has of what boots of a machine's template read.
+fn boot_set(disk: &ShownDisk) -> String {
+    match disk.boot_set {
+        None => "unknown".into(),
+        Some(BootSetShare { bytes: 0, .. }) => "100%".into(),
+        Some(BootSetShare {
+            bytes: of,
+            local_bytes,
+        }) => {
+            let share = u128::from(local_bytes) * 100 / u128::from(of);
+            format!("{share}% of {}", bytes(of))
+        }
+    }
+}
+
+/// When all of a machine's content will be here.
+fn eta(disk: &ShownDisk) -> String {
+    match disk.eta_seconds {
+        Some(0.0) => "all here".into(),
+        Some(seconds) => rough_time(seconds),
+        // It comes when it is read.
+        None if disk.fill == Fill::Off => "-".into(),
+        None => "unknown".into(),
+    }
+}
+
+/// Why and for how long a machine is stalled, in short.
+fn stall(disk: &ShownDisk) -> String {
+    match &disk.stalls.now {
+        Some(now) => format!("{} for {}", now.cause, rough_time(now.seconds)),
+        None => "-".into(),
+    }
+}
+
+/// The stalls of a machine so far, and why it is in one.
+fn stalls(stalls: &ShownStalls) -> String {
+    let causes = stalls.causes.iter();
+    let causes = causes.map(|(cause, seconds)| format!("{cause} {seconds:.1} s"));
+    let causes = causes.collect::<Vec<_>>().join(", ");
+    let now = stalls.now.as_ref();
+    let now = now.map_or_else(String::new, |now| format!("; now: {}", now.reason));
+    match stalls.count {
+        0 => "none".into(),
+        count => format!("{count}, {:.1} s ({causes}){now}", stalls.seconds),
+    }
+}
+
+/// A time for people: two units at most.
+fn rough_time(seconds: f64) -> String {
+    let whole = seconds.ceil().clamp(0.0, 1e15) as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
     }
 }
 
@@ -306,4 +372,22 @@ fn ports(instance: &Instance) -> String {
     let ports = instance.ports.iter();
     let ports = ports.map(|port| format!("{}:{}", port.host, port.guest));
     ports.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rough() {
+        for (seconds, text) in [
+            (0.2, "1 s"),
+            (59.0, "59 s"),
+            (61.5, "1 min 2 s"),
+            (7260.0, "2 h 1 min"),
+            (90_000.0, "1 d 1 h"),
+        ] {
+            assert_eq!(rough_time(seconds), text);
+        }
+    }
 }
