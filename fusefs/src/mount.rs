@@ -204,18 +204,23 @@ impl Drop for Mount {
 
 /// Unmounts what shale mounted on a directory, also if its server is gone.
 pub fn unmount(directory: &Path, when: Unmount) -> Result<(), MountError> {
-    let path = absolute(directory).map_err(|source| MountError::Look {
-        path: directory.to_owned(),
-        source,
-    })?;
+    let path = mount_point(directory)?;
     match find(&path) {
         Some(found) if found.kind == FS_TYPE => take_away(&path, when),
         _ => Err(MountError::NotMounted(directory.to_owned())),
     }
 }
 
+/// The directory's path from the root, as [`Mount::path`] shows it; whatever is mounted there is not looked at.
+pub fn mount_point(directory: &Path) -> Result<PathBuf, MountError> {
+    absolute(directory).map_err(|source| MountError::Look {
+        path: directory.to_owned(),
+        source,
+    })
+}
+
 /// The directory's path from the root, if something can be mounted on it.
-fn check_point(directory: &Path) -> Result<PathBuf, MountError> {
+pub fn check_point(directory: &Path) -> Result<PathBuf, MountError> {
     match fs::metadata(directory) {
         Ok(metadata) if !metadata.is_dir() => {
             return Err(MountError::NotADirectory(directory.to_owned()));
@@ -235,19 +240,12 @@ fn check_point(directory: &Path) -> Result<PathBuf, MountError> {
     {
         return Err(MountError::Dead(directory.to_owned()));
     }
-    absolute(directory).map_err(|source| MountError::Look {
-        path: directory.to_owned(),
-        source,
-    })
+    mount_point(directory)
 }
 
 /// Takes away the mounts on a directory that nobody serves any more, if there are any; whether there were.
 pub fn clear(directory: &Path) -> Result<bool, MountError> {
-    let look = |source| MountError::Look {
-        path: directory.to_owned(),
-        source,
-    };
-    let path = absolute(directory).map_err(look)?;
+    let path = mount_point(directory)?;
     let mut cleared = false;
     while find(&path).is_some_and(|found| found.kind == FS_TYPE) {
         match rustix::fs::statfs(&path) {
@@ -380,8 +378,11 @@ fn take_away(path: &Path, when: Unmount) -> Result<(), MountError> {
     }
     let lazily: &[&str] = match when {
         Unmount::WhenUnused => &[],
-        // Who is not root aborts by ending, which closes the device.
-        Unmount::Now | Unmount::Abort => &["-z"],
+        Unmount::Now => &["-z"],
+        Unmount::Abort => {
+            abort(path);
+            &["-z"]
+        }
     };
     let output = Command::new(HELPER)
         .args(["-u", "-q"])
@@ -398,6 +399,15 @@ fn take_away(path: &Path, when: Unmount) -> Result<(), MountError> {
             Err(MountError::Busy(path.to_owned()))
         }
         false => Err(said(&output.stderr)),
+    }
+}
+
+/// Has the kernel end the connection of a mount, whose user may do that; where that does not work, whoever serves it does
+/// by ending.
+fn abort(path: &Path) {
+    let number = find(path).and_then(|found| Some(found.device.split_once(':')?.1.to_owned()));
+    if let Some(number) = number {
+        let _ = fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1");
     }
 }
 

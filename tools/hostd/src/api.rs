@@ -3,11 +3,12 @@
 //! A client connects to the service's unix socket, which is its user's and root's alone, and sends one
 //! line of JSON: a [`Call`]. The service answers with lines of JSON, each an [`Answer`]: any number of
 //! stages, then one result or one failure, and closes. A client that leaves early does not end what it
-//! asked for.
+//! asked for, but for a mount, which the client itself makes in the middle.
 
 mod answer;
 mod content;
 mod disks;
+mod mounts;
 mod request;
 mod shown;
 
@@ -18,6 +19,7 @@ pub use content::{
     BootForecast, CachePrune, CacheShown, CachedTemplate, Forecast, NewTemplate, ReadyForecast,
 };
 pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
+pub use mounts::{DiskWish, MountShown, MountWish, ShownFace, ToMount};
 pub use request::{
     Autostart, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck, LoginWish,
     MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request, StayWish, Until,
@@ -30,7 +32,7 @@ pub use shown::{
 
 /// Version of everything in this module. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 6;
+pub const API_VERSION: u32 = 7;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;

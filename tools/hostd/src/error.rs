@@ -251,6 +251,9 @@ pub enum HostError {
     /// The directory has a mount of this host already.
     #[error("`{}` is mounted already", .0.display())]
     Mounted(PathBuf),
+    /// Who was to mount did not.
+    #[error("nothing was mounted on `{}`", .0.display())]
+    NotMade(PathBuf),
     /// There are too many mounts.
     #[error("this host has {0} mounts, which is the most that it can have")]
     Mounts(usize),
@@ -341,6 +344,7 @@ impl HostError {
             Self::DiskFile(error) if error.is_there() => Trouble::Conflict,
             Self::DiskFile(error) if error.is_full() => Trouble::NoSpace,
             Self::Mounted(_) | Self::Mounts(_) => Trouble::Conflict,
+            Self::Overlay(OverlayError::OtherPlan { .. }) => Trouble::Conflict,
             Self::Mount(error) => trouble_of_mount(error),
             Self::NoPort | Self::StillRunning { .. } | Self::Stalled { .. } => Trouble::Unavailable,
             Self::NoContent { .. } | Self::NoLogin { .. } => Trouble::Unavailable,
@@ -394,6 +398,16 @@ impl HostError {
             Self::NoHypervisor(_) => {
                 "install it; `shale doctor` shows what this machine can do".into()
             }
+            Self::Mounted(directory) => {
+                format!(
+                    "`shale umount {}` first, or name another directory",
+                    directory.display()
+                )
+            }
+            Self::Overlay(OverlayError::OtherPlan { .. }) => {
+                "name the template that it was made with, or another --overlay".into()
+            }
+            Self::Mounts(_) => "`shale mount` lists them, `shale umount` ends one".into(),
             Self::NotPinned(_) => "`shale cache ls` shows what is".into(),
             Self::Bring(BringError::Full { .. }) => {
                 "`shale cache unpin` gives up what was pinned; --cache-size allows more".into()

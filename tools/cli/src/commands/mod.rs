@@ -72,7 +72,7 @@ impl Command {
             Command::Export(export) => export.run(context),
             Command::Nbd(nbd) => nbd.run(context),
             Command::Mount(mount) => mount.run(context),
-            Command::Umount(umount) => umount.run(),
+            Command::Umount(umount) => umount.run(context),
             Command::Layer(layer) => layer.run(context),
             Command::Template(template) => template.run(context),
             Command::Server(server) => server.run(context),

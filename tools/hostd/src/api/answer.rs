@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use shale_model::Trouble;
 
 use super::{
-    CachePrune, CacheShown, CachedTemplate, Damaged, Forecast, Instance, LoginTime, NewTemplate,
-    ReimageNote, Snapshot,
+    CachePrune, CacheShown, CachedTemplate, Damaged, Forecast, Instance, LoginTime, MountShown,
+    NewTemplate, ReimageNote, Snapshot, ToMount,
 };
 
 /// One line of the service.
@@ -14,6 +14,8 @@ use super::{
 pub enum Answer {
     /// A part of the work begins, or has to wait.
     Stage(StageReport),
+    /// All is there for a mount: the client makes it, and sends its open device.
+    Mount(ToMount),
     /// It is done. The last line.
     Done(Outcome),
     /// It failed. The last line.
@@ -131,6 +133,15 @@ pub enum Outcome {
         /// Those that there is something to say about.
         snapshots: Vec<Snapshot>,
         /// Those that cannot be read.
+        damaged: Vec<Damaged>,
+    },
+    /// A mount is served.
+    Mounted(Box<MountShown>),
+    /// All mounts, in order of directory.
+    Mounts {
+        /// Those that there is something to say about.
+        mounts: Vec<MountShown>,
+        /// Those whose record cannot be read.
         damaged: Vec<Damaged>,
     },
     /// Something was removed from the cache.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use shale_hvplug::{Acceleration, Forward};
 
-use super::{Reimage, SnapshotAction};
+use super::{MountWish, Reimage, SnapshotAction};
 
 /// What a client wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,6 +105,15 @@ pub enum Request {
     PruneCache,
     /// The cache, and what this host has of which template.
     Cache,
+    /// Serve a mount, which the client makes when it is told to.
+    Mount(Box<MountWish>),
+    /// All mounts.
+    Mounts,
+    /// A directory was unmounted: forget its mount, which the kernel may still be ending.
+    Unmounted {
+        /// The directory, with its path from the root.
+        directory: PathBuf,
+    },
     /// End the service. Guests run on; their disks wait for the next service.
     End,
 }

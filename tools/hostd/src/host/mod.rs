@@ -26,6 +26,7 @@ mod stop;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,10 +35,10 @@ use shale_files::{DirFiles, FilePath, IfHeld, Lock, LockFiles, LockKind};
 use shale_hvplug::Driver;
 use shale_view::{Cache, CacheError, CacheSettings, Counters, FillRate};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{Answer, Outcome, Request, Stage, StageReport};
+use crate::api::{Answer, Outcome, Request, Stage, StageReport, ToMount};
 use crate::compose::remove_unfinished;
 use crate::dirs::{HostDirs, private_dir};
 use crate::error::{HostError, HostResult, system};
@@ -107,12 +108,31 @@ pub struct Host {
 pub(crate) struct Progress {
     begun: Instant,
     answers: mpsc::UnboundedSender<Answer>,
+    /// Where the device of a mount comes from that the client makes.
+    device: Option<oneshot::Receiver<OwnedFd>>,
 }
 
 impl Progress {
     pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>) -> Self {
         let begun = Instant::now();
-        Self { begun, answers }
+        let device = None;
+        Self {
+            begun,
+            answers,
+            device,
+        }
+    }
+
+    pub(crate) fn with_device(mut self, device: oneshot::Receiver<OwnedFd>) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Has the client mount; `None` if it does not.
+    async fn have_mounted(&mut self, how: ToMount) -> Option<OwnedFd> {
+        let device = self.device.take()?;
+        self.answers.send(Answer::Mount(how)).ok()?;
+        device.await.ok()
     }
 
     /// Tells nobody.
@@ -290,6 +310,9 @@ impl Host {
             Request::Unpin { template } => self.blocking(move |host| host.unpin(&template)).await,
             Request::PruneCache => self.blocking(|host| host.prune_cache()).await,
             Request::Cache => self.blocking(|host| host.show_cache()).await,
+            Request::Mount(wish) => self.mount(*wish, progress).await,
+            Request::Mounts => Ok(self.show_mounts()),
+            Request::Unmounted { directory } => self.unmounted(&directory).await,
             Request::End => {
                 self.end.send_replace(true);
                 let pid = std::process::id();

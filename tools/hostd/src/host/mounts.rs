@@ -1,19 +1,22 @@
 //! Templates as directories of this host.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shale_fusefs::{Access, MountOptions, ReadAhead, Unmount, mount_device, unmount};
+use shale_fusefs::{Access, MountError, MountOptions, ReadAhead, Unmount, mount_device, unmount};
 use shale_model::TemplateId;
 
-use crate::api::Repository;
-use crate::error::{HostResult, system};
-use crate::mounts::{MountOwner, MountRecord, Opened, Shows, boot_text, host_mount};
+use crate::api::{DiskWish, MountWish, Outcome, Repository, Stage, ToMount};
+use crate::compose::Image;
+use crate::error::{HostError, HostResult, system};
+use crate::keeper::KeptName;
+use crate::mounts::{MountOwner, MountRecord, Opened, Shows, boot_text, host_mount, user_mount};
 use crate::record::Origin;
 
-use super::Host;
+use super::deploy::ToBoot;
+use super::{Host, Progress};
 
 /// How often it is tried to serve a mount that cannot be served.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -50,22 +53,114 @@ impl Host {
         }
     }
 
+    /// Serves a mount that the client makes.
+    pub(super) async fn mount(
+        self: &Arc<Self>,
+        wish: MountWish,
+        mut progress: Progress,
+    ) -> HostResult<Outcome> {
+        let asked = wish.clone();
+        let compose = self.blocking(move |host| host.to_mount(&asked));
+        let made = self.stage(&progress, Stage::Compose, compose).await;
+        let (name, record) = made?;
+        let source = record.origin.reference.clone();
+        let writable = record.shows.access() == Access::ReadWrite;
+        let work = async {
+            let opening = record.clone();
+            let opened = self.blocking(move |host| Opened::new(&opening, &host.sources));
+            let opened = opened.await?;
+            let device = progress.have_mounted(ToMount { source, writable }).await;
+            let device = device.ok_or_else(|| HostError::NotMade(wish.directory.clone()))?;
+            let (name, record) = (name.clone(), record.clone());
+            self.blocking(move |host| host.mounts.serve(&name, record, opened, device))
+                .await
+        };
+        let done = work.await;
+        if let Err(error) = done {
+            // Why it was not made matters more.
+            let _ = self.blocking(move |host| host.mounts.forget(&name)).await;
+            return Err(error);
+        }
+        let shown = self.mounts.show(&name);
+        let shown = shown.ok_or_else(|| HostError::NotMade(wish.directory))?;
+        Ok(Outcome::Mounted(Box::new(shown)))
+    }
+
+    /// What a client's mount is of, noted. Blocks.
+    fn to_mount(&self, wish: &MountWish) -> HostResult<(KeptName, MountRecord)> {
+        let ToBoot { source, image, .. } = self.to_boot(&wish.reference, &wish.repository)?;
+        let shows = match &wish.disk {
+            None => Shows::Tree,
+            Some(disk) => Shows::Disk {
+                overlay: disk.overlay.clone(),
+                owner: disk.owner,
+            },
+        };
+        let record = MountRecord::new(
+            wish.directory.clone(),
+            self.origin_of_mount(&wish.reference, &wish.repository, &image),
+            shows,
+            MountOwner::User,
+            boot_text()?,
+        );
+        let name = user_mount()?;
+        self.mounts.reserve(&name, &record)?;
+        let made = match &wish.disk {
+            Some(DiskWish {
+                overlay: Some(dir),
+                disk_bytes,
+                ..
+            }) if !dir.join("head").exists() => image
+                .disk_bytes(*disk_bytes)
+                .and_then(|bytes| source.composer.sized_overlay(&image, bytes, dir))
+                .map(drop),
+            _ => Ok(()),
+        };
+        match made {
+            Ok(()) => Ok((name, record)),
+            Err(error) => {
+                let _ = self.mounts.forget(&name);
+                Err(error)
+            }
+        }
+    }
+
+    fn origin_of_mount(&self, reference: &str, from: &Repository, image: &Image) -> Origin {
+        Origin {
+            reference: reference.to_owned(),
+            repository: from.address.clone(),
+            credentials: from.credentials.clone(),
+            mirrors: from.mirrors.clone(),
+            template: image.id,
+            plan: image.plan_id,
+            // Nothing boots from here.
+            command_line: String::new(),
+            created: self.now(),
+        }
+    }
+
+    /// All mounts.
+    pub(super) fn show_mounts(&self) -> Outcome {
+        let (mounts, damaged) = self.mounts.show_all();
+        Outcome::Mounts { mounts, damaged }
+    }
+
+    /// Waits until a mount that was unmounted is forgotten, or its last user holds it up.
+    pub(super) async fn unmounted(self: &Arc<Self>, directory: &Path) -> HostResult<Outcome> {
+        if let Some(name) = self.mounts.at(directory) {
+            self.mounts.is_gone(&name).await;
+        }
+        Ok(Outcome::Nothing)
+    }
+
     /// Mounts the tree of a template for the host itself; a later service serves it on. Blocks, and must not be called
     /// from a thread of the runtime.
     pub fn mount_for_host(self: &Arc<Self>, wish: &HostMount) -> HostResult<()> {
         let name = host_mount(&wish.name)?;
         let source = self.sources.get(&wish.repository)?;
         let image = source.composer.image(wish.template)?;
-        let origin = Origin {
-            reference: wish.template.to_string(),
-            repository: wish.repository.address.clone(),
-            credentials: wish.repository.credentials.clone(),
-            mirrors: wish.repository.mirrors.clone(),
-            template: image.id,
-            plan: image.plan_id,
-            command_line: String::new(),
-            created: self.now(),
-        };
+        let reference = wish.template.to_string();
+        let origin = self.origin_of_mount(&reference, &wish.repository, &image);
         let directory = wish.directory.clone();
         let (shows, owner) = (Shows::Tree, MountOwner::Host);
         let record = MountRecord::new(directory, origin, shows, owner, boot_text()?);
@@ -73,7 +168,7 @@ impl Host {
         let made = || -> HostResult<()> {
             let opened = Opened::new(&record, &self.sources)?;
             let options = MountOptions {
-                source: wish.template.to_string(),
+                source: reference,
                 access: Access::ReadWrite,
                 permissions: owner.permissions(),
             };
@@ -112,7 +207,7 @@ impl Host {
             }
             // Somebody else has unmounted it; or this service, started again by a service manager, does not see the mounts
             // of the one before, which end with what that has started.
-            Err(shale_fusefs::MountError::NotMounted(_)) => self.mounts.forget(&name),
+            Err(MountError::NotMounted(_)) => self.mounts.forget(&name),
             Err(error) => Err(error.into()),
         }
     }

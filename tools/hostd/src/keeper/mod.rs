@@ -13,5 +13,6 @@ mod protocol;
 pub use client::KeeperError;
 pub(crate) use held::HeldFiles;
 pub use held::StartKeeper;
+pub(crate) use messages::{receive, send};
 pub use process::keep;
 pub(crate) use protocol::KeptName;

@@ -10,6 +10,7 @@ mod record;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,9 +20,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::api::{Damaged, MountShown, ShownFace};
 use crate::dirs::{HostDirs, current_boot, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::keeper::{HeldFiles, KeptName, StartKeeper};
+use crate::keys;
 use crate::served::open_overlay;
 use crate::source::Sources;
 
@@ -378,9 +381,84 @@ impl Mounts {
         }
     }
 
+    /// The mount on a directory that somebody asked for.
+    pub(crate) fn at(&self, directory: &Path) -> Option<KeptName> {
+        let all = self.all();
+        let found = all.iter().find(|(_, mounted)| {
+            let record = mounted.record.as_ref();
+            record.is_some_and(|record| record.directory == directory)
+        });
+        found.map(|(name, _)| name.clone())
+    }
+
+    /// What is to be said about a mount.
+    pub(crate) fn show(&self, name: &KeptName) -> Option<MountShown> {
+        self.all().get(name)?.show()
+    }
+
+    /// All of them, in order of directory, and those whose record cannot be read.
+    pub(crate) fn show_all(&self) -> (Vec<MountShown>, Vec<Damaged>) {
+        let all = self.all();
+        let mut shown: Vec<_> = all.values().filter_map(Mounted::show).collect();
+        shown.sort_by(|one, other| one.directory.cmp(&other.directory));
+        let damaged = all.iter().filter_map(|(name, mounted)| {
+            let MountState::Waits(reason) = &mounted.state else {
+                return None;
+            };
+            let damaged = Damaged {
+                name: name.to_string(),
+                reason: reason.clone(),
+            };
+            mounted.record.is_none().then_some(damaged)
+        });
+        (shown, damaged.collect())
+    }
+
     pub(crate) fn all(&self) -> MutexGuard<'_, BTreeMap<KeptName, Mounted>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Mounted {
+    fn show(&self) -> Option<MountShown> {
+        let record = self.record.as_ref()?;
+        let (requests, taken_over) = match &self.state {
+            MountState::Served(serving) => {
+                let counters = serving.session.counters();
+                let counts = [&counters.requests, &counters.taken_over];
+                counts.map(|count| count.load(Ordering::Relaxed)).into()
+            }
+            MountState::Making | MountState::Waits(_) => (0, 0),
+        };
+        let (shows, overlay) = match &record.shows {
+            Shows::Tree => (ShownFace::Tree, None),
+            Shows::Disk { overlay, .. } => (ShownFace::Disk, overlay.clone()),
+        };
+        let trouble = match &self.state {
+            MountState::Waits(reason) => Some(reason.clone()),
+            MountState::Making | MountState::Served(_) => None,
+        };
+        Some(MountShown {
+            directory: record.directory.clone(),
+            reference: record.origin.reference.clone(),
+            template: record.origin.template,
+            shows,
+            overlay,
+            created: record.origin.created,
+            for_host: record.owner == MountOwner::Host,
+            requests,
+            taken_over,
+            trouble,
+        })
+    }
+}
+
+/// A name for a mount that somebody asks for, which no other has.
+pub(crate) fn user_mount() -> HostResult<KeptName> {
+    let mut random = [0; 8];
+    keys::random(&mut random).map_err(system("read", Path::new("/dev/urandom")))?;
+    let text = format!("{PREFIX}{:016x}", u64::from_le_bytes(random));
+    KeptName::new(&text).ok_or(HostError::Interrupted)
 }
 
 /// The name of a mount that the host makes for itself.

@@ -3,15 +3,18 @@
 mod run;
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use shale_hostd::api::{Failure as HostFailure, FailureKind, Outcome, Request, StageReport};
+use shale_hostd::api::{
+    Failure as HostFailure, FailureKind, Outcome, Request, StageReport, ToMount,
+};
 use shale_hostd::{CallError, HostClient, private_dir};
 use shale_hvplug::ProcessId;
 
@@ -80,6 +83,45 @@ impl StopService {
     }
 }
 
+/// As [`call`], for a request in whose middle the service has this command mount.
+pub(crate) fn call_to_mount(
+    context: &Context,
+    request: Request,
+    on_stage: impl FnMut(StageReport),
+    mount: impl FnOnce(ToMount) -> anyhow::Result<OwnedFd>,
+) -> anyhow::Result<Outcome> {
+    let mount = |how| mount(how).map_err(MountFailure::Here);
+    let done = connect(context)?.call_to_mount(request, on_stage, mount);
+    done.map_err(|error| match error {
+        MountFailure::Call(error) => failure(error),
+        MountFailure::Here(error) => error,
+    })
+}
+
+/// Why a mount failed: the service, or this command.
+enum MountFailure {
+    Call(CallError),
+    Here(anyhow::Error),
+}
+
+impl From<CallError> for MountFailure {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+/// Tells the service that a directory was unmounted, if it runs; else the next one sees it.
+pub(crate) fn tell_unmounted(context: &Context, directory: PathBuf) -> anyhow::Result<()> {
+    match HostClient::connect(&context.dirs.host_socket()) {
+        Err(CallError::NoService(_)) => Ok(()),
+        connected => {
+            let client = connected.map_err(failure)?;
+            let told = client.call(Request::Unmounted { directory }, |_| {});
+            told.map(drop).map_err(failure)
+        }
+    }
+}
+
 /// Asks the service of this host, which is started in the background where it does not run: it alone
 /// knows which machines run.
 pub(crate) fn call(
@@ -87,12 +129,14 @@ pub(crate) fn call(
     request: Request,
     on_stage: impl FnMut(StageReport),
 ) -> anyhow::Result<Outcome> {
-    let socket = context.dirs.host_socket();
-    let client = match HostClient::connect(&socket) {
-        Err(CallError::NoService(_)) => start(context)?,
-        connected => connected.map_err(failure)?,
-    };
-    client.call(request, on_stage).map_err(failure)
+    connect(context)?.call(request, on_stage).map_err(failure)
+}
+
+fn connect(context: &Context) -> anyhow::Result<HostClient> {
+    match HostClient::connect(&context.dirs.host_socket()) {
+        Err(CallError::NoService(_)) => start(context),
+        connected => connected.map_err(failure),
+    }
 }
 
 /// Starts the service in the background and waits until it answers.

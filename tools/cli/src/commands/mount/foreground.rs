@@ -1,55 +1,24 @@
-//! `shale mount`: a template as a directory, or its disk as a file in one.
+//! `shale mount --foreground`: the mount is served by the command itself.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use clap::Args;
 use shale_fusefs::{
     Access, DISK_NAME, DiskFace, DiskFile, Face, Mount, MountError, MountOptions, Permissions,
     ReadAhead, Session, Unmount, mount,
 };
 use shale_hostd::{Image, disk_face, tree_face};
-use shale_model::{Mtime, Reference};
+use shale_model::Mtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Wanted;
 use crate::context::{Context, Host, resolve};
-use crate::output::{note, parse_bytes};
+use crate::output::note;
 
-/// Mount a template on a directory
-///
-/// The tree is read-only, and read lazily: what nobody looks at is not fetched. With --disk the directory holds
-/// one file instead, disk.raw, the disk that a virtual machine sees; with --overlay it can be written, and what is
-/// written is kept in that directory, made if it is missing and found again by the next mount.
-///
-/// Serves until the directory is unmounted (`shale umount`, `umount`), or until it is ended by SIGINT or SIGTERM:
-/// then it unmounts, and programs that still use the mount get errors.
-///
-/// Examples:
-///   shale mount demo/base:12 /mnt
-///   shale mount demo/base:12 /mnt --disk
-///   shale mount demo/base:12 /mnt --disk --overlay vm.overlay --disk-size 10G
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(crate) struct MountCommand {
-    /// The template
-    reference: Reference,
-    /// The directory; what it holds is hidden as long as the mount is there
-    directory: PathBuf,
-    /// Show the disk as a file, disk.raw, in place of the tree
-    #[arg(long)]
-    disk: bool,
-    /// Directory for what is written to the disk
-    #[arg(long, value_name = "DIR", requires = "disk")]
-    overlay: Option<PathBuf>,
-    /// Size of the disk and of its file system, when the overlay is made; at least that of the template
-    #[arg(long, value_name = "SIZE", requires = "overlay", value_parser = parse_bytes)]
-    disk_size: Option<u64>,
-}
-
-impl MountCommand {
-    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+impl Wanted {
+    /// Serves until it is unmounted, or told to end.
+    pub(super) fn serve_here(&self, context: &Context) -> anyhow::Result<()> {
         let place = context.place_of(&[&self.reference])?;
         let id = resolve(&*context.catalog(&place), &self.reference)?;
         let host = context.host(place)?;
