@@ -34,7 +34,7 @@ pub use disk::{Access, DISK_NAME, DiskFace, DiskFile};
 pub use face::{Face, FaceKind, Outcome};
 pub use mount::{
     FS_TYPE, Mount, MountError, MountOptions, Permissions, ReadAhead, Unmount, check_point, clear,
-    mount, mount_device, mount_point, unmount,
+    is_mounted, mount, mount_device, mount_point, unmount,
 };
 pub use reply::{Attributes, Body, DirectoryItem, Sizes};
 pub use request::{Detail, Malformed, Op, Request};

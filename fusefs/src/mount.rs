@@ -243,6 +243,12 @@ pub fn check_point(directory: &Path) -> Result<PathBuf, MountError> {
     mount_point(directory)
 }
 
+/// Whether a mount of shale is on a directory, as this process sees the system; it is not asked anything.
+pub fn is_mounted(directory: &Path) -> bool {
+    let path = mount_point(directory);
+    path.is_ok_and(|path| find(&path).is_some_and(|found| found.kind == FS_TYPE))
+}
+
 /// Takes away the mounts on a directory that nobody serves any more, if there are any; whether there were.
 pub fn clear(directory: &Path) -> Result<bool, MountError> {
     let path = mount_point(directory)?;

@@ -183,6 +183,16 @@ fn privileged_a_mount_of_the_service_is_made_listed_and_ended() -> Result<()> {
         busy.0 == Some(CONFLICT) && busy.1.contains(&test),
         "{busy:?}"
     );
+    // Out of its place, which is free for another, and served for whoever uses it.
+    run(mounts.umount(&tree).arg("--lazy"))?;
+    let state = |n: usize| -> Result<Value> { Ok(mounts.listed()?[n]["state"].clone()) };
+    assert_eq!(state(1)?, "unmounted");
+    mounts.mount(&tree, &[])?;
+    assert_eq!(mounts.listed()?.len(), 3);
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut [0; 7], 0)?;
+    drop(file);
+    wait_until("the first is gone", || Ok(mounts.listed()?.len() == 2))?;
+    let file = File::open(tree.join("file"))?;
     run(mounts.umount(&tree).arg("--force"))?;
     ensure!(std::os::unix::fs::FileExt::read_at(&file, &mut [0], 0).is_err());
     drop(file);
@@ -235,9 +245,9 @@ fn privileged_a_keeper_that_dies_is_replaced_and_what_dies_with_it_is_told() -> 
     );
     mounts.mount(&point, &[])?;
     assert_eq!(fs::read(point.join("three"))?, b"3");
-    // Unmounted by other means, and while no service runs.
+    // While no service runs, which umount(8) would wait for: it looks at what it unmounts.
     service.terminate()?;
-    run(Command::new("umount").arg(&point))?;
+    run(&mut mounts.umount(&point))?;
     let service = mounts.service(mounts.shale.command())?;
     wait_until("it is forgotten", || Ok(mounts.listed()?.is_empty()))?;
     service.terminate()?;

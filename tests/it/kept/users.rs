@@ -1,7 +1,7 @@
 //! Mounts of users who are not root.
 
-use std::fs;
-use std::os::unix::fs::chown;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +12,8 @@ use super::{Mounts, find_process, wait_until};
 
 /// `nobody` of Debian.
 const USER: u32 = 65_534;
+
+const DEVICE: &str = "/dev/fuse";
 
 /// The command as this user runs it.
 fn as_user(command: &Command) -> Command {
@@ -30,9 +32,27 @@ fn as_user(command: &Command) -> Command {
     theirs
 }
 
+/// `/dev/fuse` as the kernel makes it and udev leaves it, for everybody; a container may have another.
+struct OpenDevice(Permissions);
+
+impl OpenDevice {
+    fn new() -> Result<Self> {
+        let before = fs::metadata(DEVICE)?.permissions();
+        fs::set_permissions(DEVICE, Permissions::from_mode(0o666))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for OpenDevice {
+    fn drop(&mut self) {
+        let _ = fs::set_permissions(DEVICE, self.0.clone());
+    }
+}
+
 #[test]
 fn privileged_a_mount_by_fusermount3_outlives_a_service_that_is_killed() -> Result<()> {
     need_root()?;
+    let _device = OpenDevice::new()?;
     let mut mounts = Mounts::of(&[("never", b"used")])?;
     let home = mounts.shale.home().to_owned();
     // What root has made of it is not this user's.

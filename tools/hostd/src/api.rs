@@ -19,7 +19,7 @@ pub use content::{
     BootForecast, CachePrune, CacheShown, CachedTemplate, Forecast, NewTemplate, ReadyForecast,
 };
 pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
-pub use mounts::{DiskWish, MountShown, MountWish, ShownFace, ToMount};
+pub use mounts::{DiskWish, MountShown, MountWish, ShownFace, ShownMountState, ToMount};
 pub use request::{
     Autostart, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck, LoginWish,
     MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request, StayWish, Until,

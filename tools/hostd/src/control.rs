@@ -91,7 +91,9 @@ async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io:
     });
     while let Some(answer) = queue.recv().await {
         send(&mut writer, &answer).await?;
-        if let (Answer::Mount(_), Some(give)) = (&answer, give_device.take()) {
+        if let Answer::Mount(_) = answer
+            && let Some(give) = give_device.take()
+        {
             let stream: &UnixStream = reader.get_ref().get_ref().as_ref();
             let receive = stream.async_io(Interest::READABLE, || receive(stream.as_fd(), 1));
             // The error is that the client went away, which shows as no device, too.

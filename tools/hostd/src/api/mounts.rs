@@ -67,9 +67,25 @@ pub struct MountShown {
     pub requests: u64,
     /// Requests that an earlier service had read and not answered.
     pub taken_over: u64,
+    /// How it is.
+    pub state: ShownMountState,
     /// Why whoever uses it waits, if it cannot be served now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// How a mount is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShownMountState {
+    /// It is being made.
+    Making,
+    /// It is served.
+    Served,
+    /// Whoever uses it waits.
+    Waits,
+    /// It is not in its place any more, and served for those who still use it.
+    Unmounted,
 }
 
 /// What a mount shows.

@@ -14,13 +14,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shale_fusefs::{Connection, Ended, Face, MountError, Session, SessionError, clear};
+use shale_fusefs::{Connection, Ended, Face, MountError, Session, SessionError, clear, is_mounted};
 use shale_view::{Overlay, open_plan};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::api::{Damaged, MountShown, ShownFace};
+use crate::api::{Damaged, MountShown, ShownFace, ShownMountState};
 use crate::dirs::{HostDirs, current_boot, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::keeper::{HeldFiles, KeptName, StartKeeper};
@@ -234,7 +234,8 @@ impl Mounts {
             }
             let is_there = |mounted: &Mounted| {
                 let other = mounted.record.as_ref();
-                other.is_some_and(|other| other.directory == record.directory)
+                let is_same = other.is_some_and(|other| other.directory == record.directory);
+                is_same && !mounted.is_detached()
             };
             if all.contains_key(name) || all.values().any(is_there) {
                 return Err(HostError::Mounted(record.directory.clone()));
@@ -381,14 +382,14 @@ impl Mounts {
         }
     }
 
-    /// The mount on a directory that somebody asked for.
+    /// The last mount that was made on a directory.
     pub(crate) fn at(&self, directory: &Path) -> Option<KeptName> {
         let all = self.all();
-        let found = all.iter().find(|(_, mounted)| {
-            let record = mounted.record.as_ref();
-            record.is_some_and(|record| record.directory == directory)
+        let there = all.iter().filter_map(|(name, mounted)| {
+            let record = mounted.record.as_ref()?;
+            (record.directory == directory).then_some((record.origin.created, name))
         });
-        found.map(|(name, _)| name.clone())
+        there.max().map(|(_, name)| name.clone())
     }
 
     /// What is to be said about a mount.
@@ -420,6 +421,13 @@ impl Mounts {
 }
 
 impl Mounted {
+    /// Whether it is not in its place any more, and only there for whoever still uses it.
+    fn is_detached(&self) -> bool {
+        let record = self.record.as_ref();
+        let is_away = record.is_some_and(|record| !is_mounted(&record.directory));
+        is_away && !matches!(self.state, MountState::Making)
+    }
+
     fn show(&self) -> Option<MountShown> {
         let record = self.record.as_ref()?;
         let (requests, taken_over) = match &self.state {
@@ -434,9 +442,11 @@ impl Mounted {
             Shows::Tree => (ShownFace::Tree, None),
             Shows::Disk { overlay, .. } => (ShownFace::Disk, overlay.clone()),
         };
-        let trouble = match &self.state {
-            MountState::Waits(reason) => Some(reason.clone()),
-            MountState::Making | MountState::Served(_) => None,
+        let (state, trouble) = match &self.state {
+            MountState::Waits(reason) => (ShownMountState::Waits, Some(reason.clone())),
+            MountState::Making => (ShownMountState::Making, None),
+            MountState::Served(_) if self.is_detached() => (ShownMountState::Unmounted, None),
+            MountState::Served(_) => (ShownMountState::Served, None),
         };
         Some(MountShown {
             directory: record.directory.clone(),
@@ -448,6 +458,7 @@ impl Mounted {
             for_host: record.owner == MountOwner::Host,
             requests,
             taken_over,
+            state,
             trouble,
         })
     }

@@ -1,7 +1,7 @@
 //! `shale mount` without arguments.
 
 use serde::Serialize;
-use shale_hostd::api::{MountShown, Outcome, Request, ShownFace};
+use shale_hostd::api::{MountShown, Outcome, Request, ShownFace, ShownMountState};
 
 use crate::commands::host::{call, unexpected};
 use crate::context::Context;
@@ -22,9 +22,11 @@ impl Row for Listed {
             (ShownFace::Disk, None) => "disk",
             (ShownFace::Disk, Some(_)) => "disk, writable",
         };
-        let state = match mount.trouble {
-            None => "served",
-            Some(_) => "waits",
+        let state = match mount.state {
+            ShownMountState::Making => "is being made",
+            ShownMountState::Served => "served",
+            ShownMountState::Waits => "waits",
+            ShownMountState::Unmounted => "unmounted, in use",
         };
         vec![
             mount.directory.display().to_string(),
