@@ -76,7 +76,7 @@ impl Mounts {
     }
 
     fn keeper(&self) -> Option<Pid> {
-        let socket = self.shale.home().join(".state/run/keeper.sock");
+        let socket = self.shale.home().join(".state/run/keep.sock");
         find_process(&["keeper", socket.to_str()?])
     }
 
@@ -250,6 +250,42 @@ fn privileged_a_keeper_that_dies_is_replaced_and_what_dies_with_it_is_told() -> 
     run(&mut mounts.umount(&point))?;
     let service = mounts.service(mounts.shale.command())?;
     wait_until("it is forgotten", || Ok(mounts.listed()?.is_empty()))?;
+    service.terminate()?;
+    mounts.keeper_ends()
+}
+
+#[test]
+fn privileged_a_mount_that_cannot_be_served_waits_until_it_can() -> Result<()> {
+    need_root()?;
+    let mut mounts = Mounts::of(&[("file", b"content")])?;
+    let point = mounts.point("mnt")?;
+    let service = mounts.service(mounts.shale.command())?;
+    mounts.mount(&point, &[])?;
+    service.kill()?;
+    let plans = mounts.shale.home().join(".state/plans");
+    let away = mounts.shale.home().join("plans");
+    fs::rename(&plans, &away)?;
+    let service = mounts.service(mounts.shale.command())?;
+    let state = || -> Result<Value> { Ok(mounts.listed()?[0]["state"].clone()) };
+    assert_eq!(state()?, "waits");
+    let read = mounts.shale.home().join("read");
+    let mut cat = Command::new("cat");
+    cat.arg(point.join("file")).stdout(File::create(&read)?);
+    let mut cat = Background::start(&mut cat)?;
+    std::thread::sleep(Duration::from_millis(100));
+    ensure!(cat.ended()?.is_none(), "somebody else answers");
+    fs::remove_dir_all(&plans)?;
+    fs::rename(&away, &plans)?;
+    // The service tries again by itself.
+    wait_until("the reader goes on", || Ok(cat.ended()?.is_some()))?;
+    assert_eq!(fs::read(&read)?, b"content");
+    assert_eq!(state()?, "served");
+
+    service.kill()?;
+    fs::rename(&plans, &away)?;
+    let service = mounts.service(mounts.shale.command())?;
+    run(&mut mounts.umount(&point))?;
+    ensure!(mounts.listed()?.is_empty());
     service.terminate()?;
     mounts.keeper_ends()
 }

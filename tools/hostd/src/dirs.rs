@@ -12,7 +12,7 @@
 //! <cache>/chunks/             the chunk cache
 //! <cache>/spool/              packs that wait for their upload
 //! <run>/host.sock             the host service
-//! <run>/keeper.sock           the keeper of open files
+//! <run>/keep.sock             the keeper of open files
 //! <run>/<name>/               sockets of a virtual machine
 //! ```
 //! `<run>` is `/run/shale` for the system's own state directory and `<state>/run` for any other, so that no
@@ -83,7 +83,7 @@ impl HostDirs {
 
     /// The socket of the keeper of open files.
     pub fn keeper_socket(&self) -> PathBuf {
-        self.run().join("keeper.sock")
+        self.run().join("keep.sock")
     }
 
     /// Records of mounts.

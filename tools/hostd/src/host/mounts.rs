@@ -147,8 +147,13 @@ impl Host {
 
     /// Waits until a mount that was unmounted is forgotten, or its last user holds it up.
     pub(super) async fn unmounted(self: &Arc<Self>, directory: &Path) -> HostResult<Outcome> {
-        if let Some(name) = self.mounts.at(directory) {
-            self.mounts.is_gone(&name).await;
+        match self.mounts.at(directory) {
+            None => {}
+            // Nobody reads what would say that it is gone.
+            Some(name) if self.mounts.waits(&name) => {
+                self.blocking(move |host| host.mounts.forget(&name)).await?;
+            }
+            Some(name) => drop(self.mounts.is_gone(&name).await),
         }
         Ok(Outcome::Nothing)
     }

@@ -235,11 +235,11 @@ async fn watch(socket: OwnedFd, held: Weak<HeldFiles>) {
     }));
 }
 
-/// Whether nobody listens there.
+/// Whether nobody listens there, nor can.
 fn is_nobody(error: &KeeperError) -> bool {
-    use io::ErrorKind::{ConnectionRefused, NotFound};
+    use io::ErrorKind::{ConnectionRefused, InvalidFilename, NotFound};
     matches!(error, KeeperError::Gone { source, .. }
-        if matches!(source.kind(), ConnectionRefused | NotFound))
+        if matches!(source.kind(), ConnectionRefused | InvalidFilename | NotFound))
 }
 
 fn doubled(files: &[OwnedFd]) -> Result<Vec<OwnedFd>, KeeperError> {

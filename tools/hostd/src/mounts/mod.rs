@@ -202,6 +202,13 @@ impl Mounts {
         Ok(())
     }
 
+    /// Whether a mount cannot be served.
+    pub(crate) fn waits(&self, name: &KeptName) -> bool {
+        let all = self.all();
+        let found = all.get(name);
+        found.is_some_and(|mounted| matches!(mounted.state, MountState::Waits(_)))
+    }
+
     /// Whether something cannot be served.
     pub(crate) fn any_waits(&self) -> bool {
         let waits = |mounted: &Mounted| matches!(mounted.state, MountState::Waits(_));

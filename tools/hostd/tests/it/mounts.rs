@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -180,6 +180,8 @@ fn push(dir: &Path) -> TemplateId {
     let source = dir.join("source");
     fs::create_dir(&source).unwrap();
     let mut file = File::create(source.join("memory")).unwrap();
+    file.set_permissions(fs::Permissions::from_mode(0o400))
+        .unwrap();
     for number in 0..PAGES {
         file.write_all(&page(number)).unwrap();
     }
@@ -211,6 +213,18 @@ fn privileged_a_private_map_of_a_file_outlives_services_that_are_killed_or_end()
         .write(true)
         .open(&path)
         .unwrap();
+    // Whoever can pass the directory can open it so, whatever its mode says.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let opened = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(["sh", "-c", "exec 3<>\"$0\" && head -c 1 <&3"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(
+        opened.status.success() && opened.stdout == page(0)[..1],
+        "{opened:?}"
+    );
     let refused = file.write_at(b"no", 0).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
     // SAFETY: the file never changes, and nobody else has this copy.
@@ -256,7 +270,7 @@ fn privileged_a_private_map_of_a_file_outlives_services_that_are_killed_or_end()
 }
 
 fn keeper_listens(dir: &Path) -> bool {
-    let address = SocketAddrUnix::new(dir.join("state/run/keeper.sock")).unwrap();
+    let address = SocketAddrUnix::new(dir.join("state/run/keep.sock")).unwrap();
     let flags = SocketFlags::CLOEXEC;
     let probe = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     connect(probe, &address).is_ok()

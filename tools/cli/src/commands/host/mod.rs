@@ -56,7 +56,7 @@ impl HostCommand {
     }
 }
 
-/// End the service; virtual machines run on, their disks waiting for the next one
+/// End the service; virtual machines run on, their disks waiting for the next one, as do those who use mounts
 #[derive(Debug, Args)]
 pub(crate) struct StopService {}
 
