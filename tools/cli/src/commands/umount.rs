@@ -16,7 +16,8 @@ const SHOWN_USERS: usize = 5;
 
 /// Unmount what `shale mount` mounted
 ///
-/// Whoever served it ends that. A mount that a killed `shale mount --foreground` left ("Transport endpoint is not
+/// Whoever served it ends that. Unlike umount(8), which looks at what it unmounts, it does not wait for a host service that
+/// is not running. A mount that a killed `shale mount --foreground` left ("Transport endpoint is not
 /// connected") is taken away too.
 ///
 /// Examples:
@@ -72,7 +73,8 @@ impl Umount {
 fn users_of(point: &Path) -> Vec<String> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let using = processes.filter(|process| {
-        let is_process = |name: &OsStr| name.to_str().is_some_and(|it| it.parse::<u32>().is_ok());
+        let number = |name: &OsStr| name.to_str().and_then(|name| name.parse().ok());
+        let is_other = |name: &OsStr| number(name).is_some_and(|it: u32| it != std::process::id());
         let path = process.path();
         let files = fs::read_dir(path.join("fd"))
             .into_iter()
@@ -80,7 +82,7 @@ fn users_of(point: &Path) -> Vec<String> {
             .flatten();
         let links = ["cwd", "root", "exe"].map(|name| path.join(name));
         let mut all = links.into_iter().chain(files.map(|file| file.path()));
-        is_process(&process.file_name())
+        is_other(&process.file_name())
             && all.any(|link| fs::read_link(link).is_ok_and(|to| to.starts_with(point)))
     });
     let named = using.take(SHOWN_USERS).map(|process| {

@@ -6,30 +6,29 @@
 
 mod face;
 mod record;
+mod show;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shale_fusefs::{Connection, Ended, Face, MountError, Session, SessionError, clear, is_mounted};
-use shale_view::{Overlay, open_plan};
+use shale_fusefs::{Connection, Ended, Face, MountError, Session, SessionError, clear};
+use shale_view::Overlay;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::api::{Damaged, MountShown, ShownFace, ShownMountState};
 use crate::dirs::{HostDirs, current_boot, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::keeper::{HeldFiles, KeptName, StartKeeper};
 use crate::keys;
-use crate::served::open_overlay;
 use crate::source::Sources;
 
 use record::MountRecords;
 
+pub(crate) use face::Opened;
 pub use face::{disk_face, tree_face};
 pub(crate) use record::{MountOwner, MountRecord, Shows};
 
@@ -76,37 +75,6 @@ pub(crate) struct Serving {
     session: Arc<Session<Box<dyn Face>>>,
     overlay: Option<Arc<Overlay>>,
     ended: watch::Receiver<bool>,
-}
-
-/// What a mount shows, open.
-pub(crate) struct Opened {
-    face: Box<dyn Face>,
-    overlay: Option<Arc<Overlay>>,
-}
-
-impl Opened {
-    /// Opens what `record` is of. Blocks.
-    pub(crate) fn new(record: &MountRecord, sources: &Sources) -> HostResult<Self> {
-        let source = sources.get(&record.origin.repository())?;
-        let plan = record.origin.plan;
-        let file = open_plan(&source.composer.plan_path(plan), plan)?;
-        let reader = source.reader.clone();
-        Ok(match &record.shows {
-            Shows::Tree => Self {
-                face: Box::new(tree_face(file, reader, record.owner.permissions())?),
-                overlay: None,
-            },
-            Shows::Disk { overlay, owner } => {
-                let open = |dir: &PathBuf| open_overlay(dir, plan);
-                let overlay = overlay.as_ref().map(open).transpose()?;
-                let shown = record.disk_file(*owner);
-                Self {
-                    face: Box::new(disk_face(file, reader, overlay.clone(), shown)),
-                    overlay,
-                }
-            }
-        })
-    }
 }
 
 impl Mounts {
@@ -389,85 +357,8 @@ impl Mounts {
         }
     }
 
-    /// The last mount that was made on a directory.
-    pub(crate) fn at(&self, directory: &Path) -> Option<KeptName> {
-        let all = self.all();
-        let there = all.iter().filter_map(|(name, mounted)| {
-            let record = mounted.record.as_ref()?;
-            (record.directory == directory).then_some((record.origin.created, name))
-        });
-        there.max().map(|(_, name)| name.clone())
-    }
-
-    /// What is to be said about a mount.
-    pub(crate) fn show(&self, name: &KeptName) -> Option<MountShown> {
-        self.all().get(name)?.show()
-    }
-
-    /// All of them, in order of directory, and those whose record cannot be read.
-    pub(crate) fn show_all(&self) -> (Vec<MountShown>, Vec<Damaged>) {
-        let all = self.all();
-        let mut shown: Vec<_> = all.values().filter_map(Mounted::show).collect();
-        shown.sort_by(|one, other| one.directory.cmp(&other.directory));
-        let damaged = all.iter().filter_map(|(name, mounted)| {
-            let MountState::Waits(reason) = &mounted.state else {
-                return None;
-            };
-            let damaged = Damaged {
-                name: name.to_string(),
-                reason: reason.clone(),
-            };
-            mounted.record.is_none().then_some(damaged)
-        });
-        (shown, damaged.collect())
-    }
-
     pub(crate) fn all(&self) -> MutexGuard<'_, BTreeMap<KeptName, Mounted>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Mounted {
-    /// Whether it is not in its place any more, and only there for whoever still uses it.
-    fn is_detached(&self) -> bool {
-        let record = self.record.as_ref();
-        let is_away = record.is_some_and(|record| !is_mounted(&record.directory));
-        is_away && !matches!(self.state, MountState::Making)
-    }
-
-    fn show(&self) -> Option<MountShown> {
-        let record = self.record.as_ref()?;
-        let (requests, taken_over) = match &self.state {
-            MountState::Served(serving) => {
-                let counters = serving.session.counters();
-                let counts = [&counters.requests, &counters.taken_over];
-                counts.map(|count| count.load(Ordering::Relaxed)).into()
-            }
-            MountState::Making | MountState::Waits(_) => (0, 0),
-        };
-        let (shows, overlay) = match &record.shows {
-            Shows::Tree => (ShownFace::Tree, None),
-            Shows::Disk { overlay, .. } => (ShownFace::Disk, overlay.clone()),
-        };
-        let (state, trouble) = match &self.state {
-            MountState::Waits(reason) => (ShownMountState::Waits, Some(reason.clone())),
-            MountState::Making => (ShownMountState::Making, None),
-            MountState::Served(_) if self.is_detached() => (ShownMountState::Unmounted, None),
-            MountState::Served(_) => (ShownMountState::Served, None),
-        };
-        Some(MountShown {
-            directory: record.directory.clone(),
-            reference: record.origin.reference.clone(),
-            template: record.origin.template,
-            shows,
-            overlay,
-            created: record.origin.created,
-            for_host: record.owner == MountOwner::Host,
-            requests,
-            taken_over,
-            state,
-            trouble,
-        })
     }
 }
 
