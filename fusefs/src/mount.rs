@@ -36,6 +36,26 @@ pub struct MountOptions {
     pub source: String,
     /// Whether it can be written to.
     pub access: Access,
+    /// Who checks what users may do.
+    pub permissions: Permissions,
+}
+
+/// Who checks what the users of a mount may do with its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permissions {
+    /// The kernel, by their owners and modes.
+    Checked,
+    /// Nobody: for a mount in a directory that only those can pass who may use it.
+    Unchecked,
+}
+
+impl Permissions {
+    fn option(self) -> &'static str {
+        match self {
+            Permissions::Checked => "default_permissions,",
+            Permissions::Unchecked => "",
+        }
+    }
 }
 
 /// Why a file system is not mounted, or not unmounted.
@@ -85,6 +105,15 @@ pub enum MountError {
     Slots(#[from] SlotsError),
 }
 
+/// How much the kernel reads of a file ahead of what is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadAhead {
+    /// Nothing: one page for each that is touched.
+    Off,
+    /// As much as one request holds, also around a page that is touched in a map.
+    Large,
+}
+
 /// When a mount that is in use goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmount {
@@ -110,6 +139,16 @@ pub fn mount(
     options: &MountOptions,
     face: &dyn Face,
 ) -> Result<(Connection, Mount), MountError> {
+    let (device, mount) = mount_device(directory, options)?;
+    Ok((Connection::new(device, face)?, mount))
+}
+
+/// Mounts on a directory, for a face of another process: a [`Connection`] is made there of the open `/dev/fuse` that is
+/// returned.
+pub fn mount_device(
+    directory: &Path,
+    options: &MountOptions,
+) -> Result<(OwnedFd, Mount), MountError> {
     let path = check_point(directory)?;
     let device = match rustix::process::geteuid().is_root() {
         true => mount_as_root(&path, options)?,
@@ -119,7 +158,7 @@ pub fn mount(
         path,
         is_mounted: true,
     };
-    Ok((Connection::new(device, face)?, mount))
+    Ok((device, mount))
 }
 
 impl Mount {
@@ -128,12 +167,16 @@ impl Mount {
         &self.path
     }
 
-    /// Lets the kernel read ahead as much as one request holds. For root; only makes reading faster, so that whatever
-    /// fails does not matter. To be called when the session serves, because the kernel sets its own value at the start.
-    pub fn read_ahead(&self) {
+    /// Says how much the kernel reads ahead. For root; only makes reading faster, so that whatever fails does not matter.
+    /// To be called when the session serves, because the kernel sets its own value at the start.
+    pub fn read_ahead(&self, ahead: ReadAhead) {
+        let kib = match ahead {
+            ReadAhead::Off => 0,
+            ReadAhead::Large => READ_AHEAD_KIB,
+        };
         if let Some(found) = find(&self.path) {
             let file = format!("/sys/class/bdi/{}/read_ahead_kb", found.device);
-            let _ = fs::write(file, READ_AHEAD_KIB.to_string());
+            let _ = fs::write(file, kib.to_string());
         }
     }
 
@@ -161,18 +204,23 @@ impl Drop for Mount {
 
 /// Unmounts what shale mounted on a directory, also if its server is gone.
 pub fn unmount(directory: &Path, when: Unmount) -> Result<(), MountError> {
-    let path = absolute(directory).map_err(|source| MountError::Look {
-        path: directory.to_owned(),
-        source,
-    })?;
+    let path = mount_point(directory)?;
     match find(&path) {
         Some(found) if found.kind == FS_TYPE => take_away(&path, when),
         _ => Err(MountError::NotMounted(directory.to_owned())),
     }
 }
 
+/// The directory's path from the root, as [`Mount::path`] shows it; whatever is mounted there is not looked at.
+pub fn mount_point(directory: &Path) -> Result<PathBuf, MountError> {
+    absolute(directory).map_err(|source| MountError::Look {
+        path: directory.to_owned(),
+        source,
+    })
+}
+
 /// The directory's path from the root, if something can be mounted on it.
-fn check_point(directory: &Path) -> Result<PathBuf, MountError> {
+pub fn check_point(directory: &Path) -> Result<PathBuf, MountError> {
     match fs::metadata(directory) {
         Ok(metadata) if !metadata.is_dir() => {
             return Err(MountError::NotADirectory(directory.to_owned()));
@@ -192,10 +240,28 @@ fn check_point(directory: &Path) -> Result<PathBuf, MountError> {
     {
         return Err(MountError::Dead(directory.to_owned()));
     }
-    absolute(directory).map_err(|source| MountError::Look {
-        path: directory.to_owned(),
-        source,
-    })
+    mount_point(directory)
+}
+
+/// Whether a mount of shale is on a directory, as this process sees the system; it is not asked anything.
+pub fn is_mounted(directory: &Path) -> bool {
+    let path = mount_point(directory);
+    path.is_ok_and(|path| find(&path).is_some_and(|found| found.kind == FS_TYPE))
+}
+
+/// Takes away the mounts on a directory that nobody serves any more, if there are any; whether there were.
+pub fn clear(directory: &Path) -> Result<bool, MountError> {
+    let path = mount_point(directory)?;
+    let mut cleared = false;
+    while find(&path).is_some_and(|found| found.kind == FS_TYPE) {
+        match rustix::fs::statfs(&path) {
+            Err(error) if is_gone(Some(error.raw_os_error())) => {}
+            _ => break,
+        }
+        take_away(&path, Unmount::Now)?;
+        cleared = true;
+    }
+    Ok(cleared)
 }
 
 /// Whether this is the error of a mount without a server.
@@ -220,10 +286,11 @@ fn mount_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountEr
     let device = device.map_err(|error| MountError::Device(error.into()))?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other,max_read={MAX_IO_BYTES}",
+        "fd={},rootmode=40000,user_id={},group_id={},{}allow_other,max_read={MAX_IO_BYTES}",
         device.as_raw_fd(),
         uid.as_raw(),
         gid.as_raw(),
+        options.permissions.option(),
     );
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | read_only(options);
     let source = Some(options.source.as_str());
@@ -256,7 +323,8 @@ fn mount_by_helper(path: &Path, options: &MountOptions) -> Result<OwnedFd, Mount
     // A comma or a backslash in the name would be another option.
     let source = options.source.replace(['\\', ','], "_");
     let text = format!(
-        "{access},nosuid,nodev,default_permissions,max_read={MAX_IO_BYTES},subtype=shale,fsname={source}"
+        "{access},nosuid,nodev,{}max_read={MAX_IO_BYTES},subtype=shale,fsname={source}",
+        options.permissions.option(),
     );
     let output = Command::new(HELPER)
         .args(["-o", &text, "--"])
@@ -316,8 +384,11 @@ fn take_away(path: &Path, when: Unmount) -> Result<(), MountError> {
     }
     let lazily: &[&str] = match when {
         Unmount::WhenUnused => &[],
-        // Who is not root aborts by ending, which closes the device.
-        Unmount::Now | Unmount::Abort => &["-z"],
+        Unmount::Now => &["-z"],
+        Unmount::Abort => {
+            abort(path);
+            &["-z"]
+        }
     };
     let output = Command::new(HELPER)
         .args(["-u", "-q"])
@@ -334,6 +405,15 @@ fn take_away(path: &Path, when: Unmount) -> Result<(), MountError> {
             Err(MountError::Busy(path.to_owned()))
         }
         false => Err(said(&output.stderr)),
+    }
+}
+
+/// Has the kernel end the connection of a mount, whose user may do that; where that does not work, whoever serves it does
+/// by ending.
+fn abort(path: &Path) {
+    let number = find(path).and_then(|found| Some(found.device.split_once(':')?.1.to_owned()));
+    if let Some(number) = number {
+        let _ = fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1");
     }
 }
 

@@ -160,6 +160,12 @@ impl Random {
         Self(seed)
     }
 
+    /// A generator for a process that was told its seed.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 >> 12;

@@ -60,6 +60,26 @@ impl Shale {
         command
     }
 
+    /// The same for a copy of the program, in the home directory under this name: one that an upgrade put there, or that a
+    /// user runs who cannot see where Cargo built it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be copied.
+    pub fn copied(&self, name: &str) -> Result<Command> {
+        let copy = self.home.path().join(name);
+        if !copy.exists() {
+            std::fs::copy(&self.program, &copy).context("copy the program")?;
+        }
+        let original = self.command();
+        let mut command = Command::new(copy);
+        command.env_clear().current_dir(self.home.path());
+        for (key, value) in original.get_envs() {
+            command.env(key, value.unwrap_or_default());
+        }
+        Ok(command)
+    }
+
     /// The home directory, which is also the working directory.
     pub fn home(&self) -> &Path {
         self.home.path()

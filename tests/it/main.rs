@@ -18,6 +18,7 @@ mod export;
 mod fill;
 mod hostile;
 mod install;
+mod kept;
 mod kill;
 mod merge;
 mod mirrors;

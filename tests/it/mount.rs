@@ -32,7 +32,8 @@ impl Mounted {
         let point = shale.home().join("mnt");
         fs::create_dir_all(&point)?;
         let mut command = shale.command();
-        command.args(["mount", reference]).arg(&point).args(args);
+        command.args(["mount", "--foreground", reference]);
+        command.arg(&point).args(args);
         let server = Background::start_until(&mut command, "serving")?;
         Ok(Self {
             server: Some(server),

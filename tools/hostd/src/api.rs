@@ -3,13 +3,14 @@
 //! A client connects to the service's unix socket, which is its user's and root's alone, and sends one
 //! line of JSON: a [`Call`]. The service answers with lines of JSON, each an [`Answer`]: any number of
 //! stages, then one result or one failure, and closes. A client that leaves early does not end what it
-//! asked for. To [`Request::Events`] it answers with lines of what happened in place of stages; who follows them is told
-//! until it leaves.
+//! asked for, but for a mount, which the client itself makes in the middle. To [`Request::Events`] it answers with lines of
+//! what happened in place of stages; who follows them is told until it leaves.
 
 mod answer;
 mod content;
 mod disks;
 mod events;
+mod mounts;
 mod request;
 mod shown;
 
@@ -21,6 +22,7 @@ pub use content::{
 };
 pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
 pub use events::{Caller, Event, EventKind, EventsWish, PreviousService, Told};
+pub use mounts::{DiskWish, MountShown, MountWish, ShownFace, ShownMountState, ToMount};
 pub use request::{
     Autostart, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck, LoginWish,
     MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request, StayWish, Until,

@@ -1,12 +1,14 @@
 //! The other end of the service's socket. Blocks.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use crate::api::{
-    API_VERSION, Answer, Call, EventsWish, Failure, Outcome, Request, StageReport, Told,
+    API_VERSION, Answer, Call, EventsWish, Failure, Outcome, Request, StageReport, ToMount, Told,
 };
+use crate::keeper::send;
 
 /// Why a call brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +44,35 @@ impl HostClient {
     pub fn call(
         self,
         request: Request,
-        mut on_stage: impl FnMut(StageReport),
+        on_stage: impl FnMut(StageReport),
     ) -> Result<Outcome, CallError> {
-        self.send(request, |answer| {
-            if let Answer::Stage(report) = answer {
+        // A service that has something mounted that is no mount is none of ours.
+        let nothing = |_: ToMount| Err(CallError::Gone(io::ErrorKind::InvalidData.into()));
+        self.call_to_mount(request, on_stage, nothing)
+    }
+
+    /// The same for a request after which the service may have the client mount, which `mount` does; it gives the open
+    /// device.
+    pub fn call_to_mount<E: From<CallError>>(
+        self,
+        request: Request,
+        mut on_stage: impl FnMut(StageReport),
+        mount: impl FnOnce(ToMount) -> Result<OwnedFd, E>,
+    ) -> Result<Outcome, E> {
+        let gone = |error: io::Error| E::from(CallError::Gone(error));
+        let mut mount = Some(mount);
+        self.send(request, |stream, answer| match answer {
+            Answer::Stage(report) => {
                 on_stage(report);
+                Ok(())
             }
-            Ok(())
+            Answer::Mount(how) => {
+                let mount = mount.take();
+                let mount = mount.ok_or_else(|| gone(io::ErrorKind::InvalidData.into()))?;
+                let device = mount(how)?;
+                send(stream.as_fd(), &[0], &[device.as_fd()]).map_err(gone)
+            }
+            _ => Ok(()),
         })
     }
 
@@ -59,34 +83,35 @@ impl HostClient {
         wish: EventsWish,
         mut on_told: impl FnMut(Told) -> io::Result<()>,
     ) -> Result<(), CallError> {
-        let told = |answer| match answer {
-            Answer::Told(told) => on_told(told),
+        let told = |_: &UnixStream, answer| match answer {
+            Answer::Told(told) => on_told(told).map_err(CallError::Output),
             _ => Ok(()),
         };
         self.send(Request::Events(wish), told).map(drop)
     }
 
     /// Sends the request; what comes of it. `on_answer` gets all that comes before.
-    fn send(
+    fn send<E: From<CallError>>(
         self,
         request: Request,
-        mut on_answer: impl FnMut(Answer) -> io::Result<()>,
-    ) -> Result<Outcome, CallError> {
+        mut on_answer: impl FnMut(&UnixStream, Answer) -> Result<(), E>,
+    ) -> Result<Outcome, E> {
         let call = Call {
             version: API_VERSION,
             request,
         };
-        let mut line = serde_json::to_vec(&call).map_err(|e| CallError::Gone(e.into()))?;
+        let gone = |error: io::Error| E::from(CallError::Gone(error));
+        let mut line = serde_json::to_vec(&call).map_err(|error| gone(error.into()))?;
         line.push(b'\n');
-        (&self.stream).write_all(&line).map_err(CallError::Gone)?;
+        (&self.stream).write_all(&line).map_err(gone)?;
         for line in BufReader::new(&self.stream).lines() {
-            let line = line.map_err(CallError::Gone)?;
-            match serde_json::from_str(&line).map_err(|e| CallError::Gone(e.into()))? {
+            let line = line.map_err(gone)?;
+            match serde_json::from_str(&line).map_err(|error| gone(error.into()))? {
                 Answer::Done(outcome) => return Ok(outcome),
-                Answer::Failed(failure) => return Err(CallError::Failed(failure)),
-                before => on_answer(before).map_err(CallError::Output)?,
+                Answer::Failed(failure) => return Err(CallError::Failed(failure).into()),
+                before => on_answer(&self.stream, before)?,
             }
         }
-        Err(CallError::Gone(io::ErrorKind::UnexpectedEof.into()))
+        Err(gone(io::ErrorKind::UnexpectedEof.into()))
     }
 }

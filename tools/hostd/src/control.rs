@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
@@ -18,6 +19,7 @@ use crate::api::{
 };
 use crate::events::follow;
 use crate::host::{Host, Progress};
+use crate::keeper::receive;
 
 /// Clients at a time: a person has one, a script some. Others wait in the socket's queue.
 const MAX_CLIENTS: u32 = 256;
@@ -27,6 +29,9 @@ const CALL_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a service that ends waits for its clients: for what is answered at once, not for a guest's login.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a client may take to mount: a helper program does it for who is not root.
+const MOUNT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Wait after a failed `accept`: without it, a process that is out of file descriptors would spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -93,7 +98,9 @@ async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io:
     let (answers, mut queue) = mpsc::unbounded_channel();
     let id = Some(request.clone());
     let caller = Caller { uid, request: id };
-    let progress = Progress::new(answers.clone(), caller);
+    let (give_device, device) = oneshot::channel();
+    let mut give_device = Some(give_device);
+    let progress = Progress::new(answers.clone(), caller).with_device(device);
     // In a task of its own: a client that leaves does not stop it half way.
     let work = async move {
         let last = match host.handle(call.request, progress).await {
@@ -105,6 +112,18 @@ async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io:
     tokio::spawn(work.instrument(span));
     while let Some(answer) = queue.recv().await {
         send(&mut writer, &answer).await?;
+        if let Answer::Mount(_) = answer
+            && let Some(give) = give_device.take()
+        {
+            let stream: &UnixStream = reader.get_ref().get_ref().as_ref();
+            let receive = stream.async_io(Interest::READABLE, || receive(stream.as_fd(), 1));
+            // The error is that the client went away, which shows as no device, too.
+            if let Ok(Ok(message)) = timeout(MOUNT_WITHIN, receive).await
+                && let Ok([device]) = <[OwnedFd; 1]>::try_from(message.files)
+            {
+                let _ = give.send(device);
+            }
+        }
     }
     writer.shutdown().await
 }

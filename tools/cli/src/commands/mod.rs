@@ -8,6 +8,7 @@ mod drill;
 mod events;
 mod export;
 mod host;
+mod keeper;
 mod layer;
 mod man;
 mod mount;
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     Completion(completion::Completion),
     #[command(hide = true)]
+    Keeper(keeper::Keeper),
+    #[command(hide = true)]
     Man(man::Man),
 }
 
@@ -71,7 +74,7 @@ impl Command {
             Command::Export(export) => export.run(context),
             Command::Nbd(nbd) => nbd.run(context),
             Command::Mount(mount) => mount.run(context),
-            Command::Umount(umount) => umount.run(),
+            Command::Umount(umount) => umount.run(context),
             Command::Layer(layer) => layer.run(context),
             Command::Template(template) => template.run(context),
             Command::Server(server) => server.run(context),
@@ -87,6 +90,7 @@ impl Command {
             Command::Config(config) => config.run(context),
             Command::Drill(drill) => drill.run(context),
             Command::Doctor(doctor) => doctor.run(context),
+            Command::Keeper(keeper) => keeper.run(),
             Command::Man(man) => man.run(),
             Command::Completion(completion) => {
                 completion.run();

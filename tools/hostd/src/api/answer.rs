@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use shale_model::Trouble;
 
 use super::{
-    CachePrune, CacheShown, CachedTemplate, Damaged, Forecast, Instance, LoginTime, NewTemplate,
-    ReimageNote, Snapshot, Told,
+    CachePrune, CacheShown, CachedTemplate, Damaged, Forecast, Instance, LoginTime, MountShown,
+    NewTemplate, ReimageNote, Snapshot, ToMount, Told,
 };
 
 /// One line of the service.
@@ -16,6 +16,8 @@ pub enum Answer {
     Stage(StageReport),
     /// Something happened.
     Told(Told),
+    /// All is there for a mount: the client makes it, and sends its open device.
+    Mount(ToMount),
     /// It is done. The last line.
     Done(Outcome),
     /// It failed. The last line.
@@ -135,6 +137,15 @@ pub enum Outcome {
         /// Those that there is something to say about.
         snapshots: Vec<Snapshot>,
         /// Those that cannot be read.
+        damaged: Vec<Damaged>,
+    },
+    /// A mount is served.
+    Mounted(Box<MountShown>),
+    /// All mounts, in order of directory.
+    Mounts {
+        /// Those that there is something to say about.
+        mounts: Vec<MountShown>,
+        /// Those whose record cannot be read.
         damaged: Vec<Damaged>,
     },
     /// Something was removed from the cache.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use shale_hvplug::{Acceleration, Forward};
 
-use super::{EventsWish, Reimage, SnapshotAction};
+use super::{EventsWish, MountWish, Reimage, SnapshotAction};
 
 /// What a client wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -109,6 +109,15 @@ pub enum Request {
     Metrics,
     /// What happened, and what happens.
     Events(EventsWish),
+    /// Serve a mount, which the client makes when it is told to.
+    Mount(Box<MountWish>),
+    /// All mounts.
+    Mounts,
+    /// A directory was unmounted: forget its mount, which the kernel may still be ending.
+    Unmounted {
+        /// The directory, with its path from the root.
+        directory: PathBuf,
+    },
     /// End the service. Guests run on; their disks wait for the next service.
     End,
 }
@@ -140,6 +149,9 @@ impl Request {
             Self::Cache => "cache",
             Self::Metrics => "metrics",
             Self::Events(_) => "events",
+            Self::Mount(_) => "mount",
+            Self::Mounts => "mounts",
+            Self::Unmounted { .. } => "unmounted",
             Self::End => "end",
         }
     }
@@ -170,6 +182,9 @@ impl Request {
             | Self::PruneCache
             | Self::Cache
             | Self::Metrics
+            | Self::Mount(_)
+            | Self::Mounts
+            | Self::Unmounted { .. }
             | Self::End => None,
         }
     }
@@ -183,6 +198,7 @@ impl Request {
                 | Self::Inspect { .. }
                 | Self::Cache
                 | Self::Metrics
+                | Self::Mounts
                 | Self::Events(_)
                 | Self::Snapshots {
                     action: SnapshotAction::List,

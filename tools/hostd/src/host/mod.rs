@@ -16,6 +16,7 @@ mod forecast;
 mod instance;
 mod localize;
 mod looks;
+mod mounts;
 mod reimage;
 mod replace;
 mod show;
@@ -27,6 +28,7 @@ mod stop;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -35,16 +37,18 @@ use shale_files::{DirFiles, FilePath, IfHeld, Lock, LockFiles, LockKind};
 use shale_hvplug::Driver;
 use shale_view::{Cache, CacheError, CacheSettings, Counters, FillRate};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{Answer, Caller, EventKind, Outcome, Request, Stage, StageReport};
+use crate::api::{Answer, Caller, EventKind, Outcome, Request, Stage, StageReport, ToMount};
 use crate::compose::remove_unfinished;
 use crate::dirs::{HostDirs, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::events::Events;
+use crate::keeper::StartKeeper;
 use crate::logs;
 use crate::metrics::Noted;
+use crate::mounts::{Mounts, Tell};
 use crate::name::InstanceName;
 use crate::pins::Pin;
 use crate::record::Records;
@@ -54,6 +58,8 @@ use crate::source::{OpenPlace, Sources};
 use cached::Pinned;
 use counted::of_request;
 use instance::Instance;
+
+pub use mounts::HostMount;
 
 /// How often the service looks whether machines have ended by themselves.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -74,6 +80,10 @@ pub struct HostParts {
     pub fill: FillRate,
     /// Tells the time.
     pub clock: fn() -> SystemTime,
+    /// Starts the process that keeps open files.
+    pub start_keeper: StartKeeper,
+    /// Hears of what happened that nobody asked for.
+    pub tell: Tell,
     /// Where the service's tasks run.
     pub runtime: Handle,
 }
@@ -84,6 +94,7 @@ pub struct Host {
     driver: Arc<dyn Driver>,
     sources: Sources,
     records: Records,
+    mounts: Arc<Mounts>,
     clock: fn() -> SystemTime,
     runtime: Handle,
     instances: Mutex<BTreeMap<InstanceName, Arc<Instance>>>,
@@ -108,6 +119,8 @@ pub(crate) struct Progress {
     begun: Instant,
     answers: mpsc::UnboundedSender<Answer>,
     caller: Caller,
+    /// Where the device of a mount comes from that the client makes.
+    device: Option<oneshot::Receiver<OwnedFd>>,
 }
 
 impl Progress {
@@ -117,7 +130,20 @@ impl Progress {
             begun,
             answers,
             caller,
+            device: None,
         }
+    }
+
+    pub(crate) fn with_device(mut self, device: oneshot::Receiver<OwnedFd>) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Has the client mount; `None` if it does not.
+    async fn have_mounted(&mut self, how: ToMount) -> Option<OwnedFd> {
+        let device = self.device.take()?;
+        self.answers.send(Answer::Mount(how)).ok()?;
+        device.await.ok()
     }
 
     /// Tells nobody.
@@ -181,9 +207,11 @@ impl Host {
             dirs.plans(),
             witness.clone(),
         );
+        let mounts = Mounts::open(&dirs, parts.start_keeper, parts.tell, runtime.clone())?;
         let lacks_hypervisor = parts.driver.capabilities().missing.is_some();
         let host = Arc::new(Self {
             records: Records::open(dirs.instances())?,
+            mounts,
             dirs,
             driver: parts.driver,
             sources,
@@ -208,12 +236,15 @@ impl Host {
                 previous: host.witness.events.previous(),
             },
         );
+        // First: a machine may wait for a page of one.
+        host.mounts.take_up(&host.sources)?;
         host.adopt_all()?;
         Ok(host)
     }
 
     /// Looks after the machines until the host ends; then every disk is made durable and closed, and the
-    /// guests' requests wait for the next service.
+    /// guests' requests wait for the next service. What waits for requests of mounts ends with the process alone: the
+    /// runtime must not be waited for.
     pub async fn run(self: &Arc<Self>, shutdown: impl Future<Output = ()>) {
         let mut ended = self.end.subscribe();
         let look = async {
@@ -236,6 +267,7 @@ impl Host {
             () = shutdown => {}
             _ = ended.wait_for(|ended| *ended) => {}
             () = look => {}
+            () = self.look_after_mounts() => {}
         }
         self.end.send_replace(true);
         let events = &self.witness.events;
@@ -243,6 +275,7 @@ impl Host {
         // Together: one whose registry is gone takes ten seconds.
         let mut closing: JoinSet<()> = self.all().into_iter().map(Self::close).collect();
         while closing.join_next().await.is_some() {}
+        self.mounts.close().await;
         self.sources.tell_all().await;
         self.keep_events().await;
     }
@@ -354,6 +387,9 @@ impl Host {
             Request::Metrics => Ok(Outcome::Metrics(self.metrics().await?)),
             // Whoever has the client's connection answers it, as long as it likes to listen.
             Request::Events(_) => Ok(Outcome::Nothing),
+            Request::Mount(wish) => self.mount(*wish, progress).await,
+            Request::Mounts => Ok(self.show_mounts()),
+            Request::Unmounted { directory } => self.unmounted(&directory).await,
             Request::End => {
                 self.end.send_replace(true);
                 let pid = std::process::id();

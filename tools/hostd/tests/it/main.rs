@@ -6,3 +6,5 @@
 )]
 
 mod control;
+mod keeper;
+mod mounts;

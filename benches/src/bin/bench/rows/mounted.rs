@@ -53,7 +53,7 @@ impl Trees {
     fn serve(&self) -> Result<Running> {
         let mut command = self.shale.command();
         command
-            .args(["--quiet", "mount", "bench/base"])
+            .args(["--quiet", "mount", "--foreground", "bench/base"])
             .arg(self.point());
         // What the tree holds is there once it is mounted.
         Running::server(&mut command, &self.point().join("etc"))

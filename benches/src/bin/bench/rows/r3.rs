@@ -36,7 +36,7 @@ pub(crate) fn measure(settings: Settings) -> Result<()> {
     std::fs::create_dir(&point)?;
     let mut mount = shale.command();
     mount
-        .args(["--quiet", "mount", "--disk", "bench/base"])
+        .args(["--quiet", "mount", "--foreground", "--disk", "bench/base"])
         .arg(&point);
     let disk = point.join("disk.raw");
     let _mount = Running::server(&mut mount, &disk)?;

@@ -89,7 +89,9 @@ fn mount<'a>(
 ) -> impl Fn() -> Result<Sample> + 'a {
     move || {
         let mut command = shale.command();
-        command.args(["--quiet", "mount", reference]).arg(&point);
+        command
+            .args(["--quiet", "mount", "--foreground", reference])
+            .arg(&point);
         there(&mut command, &point.join(name))
     }
 }

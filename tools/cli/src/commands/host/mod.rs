@@ -4,15 +4,18 @@ mod metrics;
 mod run;
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use shale_hostd::api::{Failure as HostFailure, FailureKind, Outcome, Request, StageReport};
+use shale_hostd::api::{
+    Failure as HostFailure, FailureKind, Outcome, Request, StageReport, ToMount,
+};
 use shale_hostd::{CallError, HostClient, private_dir};
 use shale_hvplug::ProcessId;
 
@@ -56,7 +59,7 @@ impl HostCommand {
     }
 }
 
-/// End the service; virtual machines run on, their disks waiting for the next one
+/// End the service; virtual machines run on, their disks waiting for the next one, as do those who use mounts
 #[derive(Debug, Args)]
 pub(crate) struct StopService {}
 
@@ -79,6 +82,45 @@ impl StopService {
                 let text = "the host service does not end";
                 Err(Failure::new(Exit::Unavailable, text).into())
             }
+        }
+    }
+}
+
+/// As [`call`], for a request in whose middle the service has this command mount.
+pub(crate) fn call_to_mount(
+    context: &Context,
+    request: Request,
+    on_stage: impl FnMut(StageReport),
+    mount: impl FnOnce(ToMount) -> anyhow::Result<OwnedFd>,
+) -> anyhow::Result<Outcome> {
+    let mount = |how| mount(how).map_err(MountFailure::Here);
+    let done = connect(context)?.call_to_mount(request, on_stage, mount);
+    done.map_err(|error| match error {
+        MountFailure::Call(error) => failure(error),
+        MountFailure::Here(error) => error,
+    })
+}
+
+/// Why a mount failed: the service, or this command.
+enum MountFailure {
+    Call(CallError),
+    Here(anyhow::Error),
+}
+
+impl From<CallError> for MountFailure {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+/// Tells the service that a directory was unmounted, if it runs; else the next one sees it.
+pub(crate) fn tell_unmounted(context: &Context, directory: PathBuf) -> anyhow::Result<()> {
+    match HostClient::connect(&context.dirs.host_socket()) {
+        Err(CallError::NoService(_)) => Ok(()),
+        connected => {
+            let client = connected.map_err(failure)?;
+            let told = client.call(Request::Unmounted { directory }, |_| {});
+            told.map(drop).map_err(failure)
         }
     }
 }

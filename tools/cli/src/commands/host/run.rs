@@ -22,6 +22,7 @@ use shale_nbd::listen_unix;
 use shale_view::{Counters, FillRate};
 use tokio::net::UnixListener;
 
+use crate::commands::keeper;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::logging::{LogOptions, say_to_log, warn_in_log};
@@ -173,6 +174,8 @@ impl HostService {
             counters: Arc::new(Counters::default()),
             fill: fill_rate(&options, &context.settings)?,
             clock: SystemTime::now,
+            start_keeper: Box::new(keeper::start),
+            tell: Box::new(|text| tracing::warn!("{text}")),
             runtime: handle,
         })?;
         if account.is_some() {

@@ -126,7 +126,7 @@ pub(super) fn inspect_one(context: &Context, name: &str) -> anyhow::Result<Insta
 }
 
 /// Prints how far a request is on standard error.
-fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
+pub(crate) fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
     let quiet = context.global.quiet;
     move |report| {
         let text = match report.stage {

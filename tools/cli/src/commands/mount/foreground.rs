@@ -1,57 +1,24 @@
-//! `shale mount`: a template as a directory, or its disk as a file in one.
+//! `shale mount --foreground`: the mount is served by the command itself.
 
-use std::ops::Deref;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use clap::Args;
 use shale_fusefs::{
-    Access, DISK_NAME, DiskFace, DiskFile, Face, Mount, MountError, MountOptions, Session,
-    TreeFace, Unmount, mount,
+    Access, DISK_NAME, DiskFace, DiskFile, Face, Mount, MountError, MountOptions, Permissions,
+    ReadAhead, Session, Unmount, mount,
 };
-use shale_hostd::Image;
-use shale_model::{Mtime, Reference};
-use shale_view::{Disk, PlanFile, View};
+use shale_hostd::{Image, disk_face, tree_face};
+use shale_model::Mtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Wanted;
 use crate::context::{Context, Host, resolve};
-use crate::output::{note, parse_bytes};
+use crate::output::note;
 
-/// Mount a template on a directory
-///
-/// The tree is read-only, and read lazily: what nobody looks at is not fetched. With --disk the directory holds
-/// one file instead, disk.raw, the disk that a virtual machine sees; with --overlay it can be written, and what is
-/// written is kept in that directory, made if it is missing and found again by the next mount.
-///
-/// Serves until the directory is unmounted (`shale umount`, `umount`), or until it is ended by SIGINT or SIGTERM:
-/// then it unmounts, and programs that still use the mount get errors.
-///
-/// Examples:
-///   shale mount demo/base:12 /mnt
-///   shale mount demo/base:12 /mnt --disk
-///   shale mount demo/base:12 /mnt --disk --overlay vm.overlay --disk-size 10G
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(crate) struct MountCommand {
-    /// The template
-    reference: Reference,
-    /// The directory; what it holds is hidden as long as the mount is there
-    directory: PathBuf,
-    /// Show the disk as a file, disk.raw, in place of the tree
-    #[arg(long)]
-    disk: bool,
-    /// Directory for what is written to the disk
-    #[arg(long, value_name = "DIR", requires = "disk")]
-    overlay: Option<PathBuf>,
-    /// Size of the disk and of its file system, when the overlay is made; at least that of the template
-    #[arg(long, value_name = "SIZE", requires = "overlay", value_parser = parse_bytes)]
-    disk_size: Option<u64>,
-}
-
-impl MountCommand {
-    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+impl Wanted {
+    /// Serves until it is unmounted, or told to end.
+    pub(super) fn serve_here(&self, context: &Context) -> anyhow::Result<()> {
         let place = context.place_of(&[&self.reference])?;
         let id = resolve(&*context.catalog(&place), &self.reference)?;
         let host = context.host(place)?;
@@ -62,21 +29,18 @@ impl MountCommand {
                 self.serve(context, &host, face, access)
             }
             false => {
-                let view = Arc::new(View::new(image.plan, host.reader.clone()));
-                let disk = Arc::new(Disk::read_only(view.clone()));
-                let face = TreeFace::new(PlanOf(view), disk)?;
+                let face = tree_face(image.plan, host.reader.clone(), Permissions::Checked)?;
                 self.serve(context, &host, face, Access::ReadOnly)
             }
         }
     }
 
     fn disk_face(&self, host: &Host, image: Image) -> anyhow::Result<(DiskFace, Access)> {
-        let view = |image: Image| Arc::new(View::new(image.plan, host.reader.clone()));
-        let (disk, access) = match &self.overlay {
-            None => (Disk::read_only(view(image)), Access::ReadOnly),
+        let (overlay, access) = match &self.overlay {
+            None => (None, Access::ReadOnly),
             Some(dir) => {
-                let overlay = Arc::new(host.overlay(&image, dir, self.disk_size)?);
-                (Disk::writable(view(image), overlay), Access::ReadWrite)
+                let overlay = host.overlay(&image, dir, self.disk_size)?;
+                (Some(Arc::new(overlay)), Access::ReadWrite)
             }
         };
         let now = SystemTime::now()
@@ -91,7 +55,8 @@ impl MountCommand {
                 nanos: now.subsec_nanos(),
             },
         };
-        Ok((DiskFace::new(Arc::new(disk), file), access))
+        let face = disk_face(image.plan, host.reader.clone(), overlay, file);
+        Ok((face, access))
     }
 
     fn serve(
@@ -104,6 +69,7 @@ impl MountCommand {
         let options = MountOptions {
             source: self.reference.to_string(),
             access,
+            permissions: Permissions::Checked,
         };
         context.runtime.block_on(async {
             // Before anyone is told that it serves, and may end it.
@@ -119,9 +85,9 @@ impl MountCommand {
                 looked = tokio::fs::metadata(&path) => {
                     looked.context("look at the mount")?;
                 }
-                ended = &mut serving => return Ok(ended??),
+                ended = &mut serving => return Ok(ended?.map(drop)?),
             }
-            mount.read_ahead();
+            mount.read_ahead(ReadAhead::Large);
             if !context.global.quiet {
                 let name = &self.reference.name;
                 match self.disk {
@@ -132,13 +98,13 @@ impl MountCommand {
             tokio::select! {
                 ended = &mut serving => {
                     mount.leave();
-                    return Ok(ended??);
+                    return Ok(ended?.map(drop)?);
                 }
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
             take_away(&mut mount)?;
-            anyhow::Ok(serving.await??)
+            anyhow::Ok(serving.await?.map(drop)?)
         })?;
         if !context.global.quiet {
             host.note_reads();
@@ -156,16 +122,5 @@ fn take_away(mount: &mut Mount) -> Result<(), MountError> {
             mount.unmount(Unmount::Abort)
         }
         done => done,
-    }
-}
-
-/// The plan of a view.
-struct PlanOf(Arc<View>);
-
-impl Deref for PlanOf {
-    type Target = PlanFile;
-
-    fn deref(&self) -> &PlanFile {
-        self.0.plan()
     }
 }

@@ -1,0 +1,91 @@
+//! What is to be said about mounts.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use shale_fusefs::is_mounted;
+
+use crate::api::{Damaged, MountShown, ShownFace, ShownMountState};
+use crate::keeper::KeptName;
+
+use super::record::{MountOwner, Shows};
+use super::{MountState, Mounted, Mounts};
+
+impl Mounts {
+    /// The last mount that was made on a directory.
+    pub(crate) fn at(&self, directory: &Path) -> Option<KeptName> {
+        let all = self.all();
+        let there = all.iter().filter_map(|(name, mounted)| {
+            let record = mounted.record.as_ref()?;
+            (record.directory == directory).then_some((record.origin.created, name))
+        });
+        there.max().map(|(_, name)| name.clone())
+    }
+
+    /// What is to be said about a mount.
+    pub(crate) fn show(&self, name: &KeptName) -> Option<MountShown> {
+        self.all().get(name)?.show()
+    }
+
+    /// All of them, in order of directory, and those whose record cannot be read.
+    pub(crate) fn show_all(&self) -> (Vec<MountShown>, Vec<Damaged>) {
+        let all = self.all();
+        let mut shown: Vec<_> = all.values().filter_map(Mounted::show).collect();
+        shown.sort_by(|one, other| one.directory.cmp(&other.directory));
+        let damaged = all.iter().filter_map(|(name, mounted)| {
+            let MountState::Waits(reason) = &mounted.state else {
+                return None;
+            };
+            let damaged = Damaged {
+                name: name.to_string(),
+                reason: reason.clone(),
+            };
+            mounted.record.is_none().then_some(damaged)
+        });
+        (shown, damaged.collect())
+    }
+}
+
+impl Mounted {
+    /// Whether it is not in its place any more, and only there for whoever still uses it.
+    pub(super) fn is_detached(&self) -> bool {
+        let record = self.record.as_ref();
+        let is_away = record.is_some_and(|record| !is_mounted(&record.directory));
+        is_away && !matches!(self.state, MountState::Making)
+    }
+
+    fn show(&self) -> Option<MountShown> {
+        let record = self.record.as_ref()?;
+        let (requests, taken_over) = match &self.state {
+            MountState::Served(serving) => {
+                let counters = serving.session.counters();
+                let counts = [&counters.requests, &counters.taken_over];
+                counts.map(|count| count.load(Ordering::Relaxed)).into()
+            }
+            MountState::Making | MountState::Waits(_) => (0, 0),
+        };
+        let (shows, overlay) = match &record.shows {
+            Shows::Tree => (ShownFace::Tree, None),
+            Shows::Disk { overlay, .. } => (ShownFace::Disk, overlay.clone()),
+        };
+        let (state, trouble) = match &self.state {
+            MountState::Waits(reason) => (ShownMountState::Waits, Some(reason.clone())),
+            MountState::Making => (ShownMountState::Making, None),
+            MountState::Served(_) if self.is_detached() => (ShownMountState::Unmounted, None),
+            MountState::Served(_) => (ShownMountState::Served, None),
+        };
+        Some(MountShown {
+            directory: record.directory.clone(),
+            reference: record.origin.reference.clone(),
+            template: record.origin.template,
+            shows,
+            overlay,
+            created: record.origin.created,
+            for_host: record.owner == MountOwner::Host,
+            requests,
+            taken_over,
+            state,
+            trouble,
+        })
+    }
+}
