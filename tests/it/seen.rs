@@ -255,6 +255,8 @@ fn pages(address: &str, registry: &Registry, vms: &Vms) -> Result<()> {
     ensure!(value(&nobody)? == 1.0);
     ensure!(value("shale_chunks_verified_total{at=\"arrival\",result=\"right\"}")? > 10.0);
     ensure!(value("shale_read_bytes_total{source=\"fetched\"}")? > 1e6);
+    // Its kernel was read before it could start.
+    ensure!(value("shale_stall_seconds_total{reason=\"transfer\"}")? > 0.0);
     ensure!(value("shale_fetched_bytes_total{purpose=\"fill\"}")? > 1e6);
     ensure!(value("shale_cache_bytes")? > 24e6);
     ensure!(value("shale_events_total{kind=\"deployed\"}")? == 1.0);

@@ -392,12 +392,24 @@ fn what_happens_is_told_with_who_asked_for_it_and_followed_until_the_end() {
     };
     assert_eq!(told(of_other), []);
     let followed = std::thread::scope(|scope| {
+        let (begins, begun) = std::sync::mpsc::channel();
+        let client = HostClient::connect(&service.socket).unwrap();
         let follow = EventsWish {
             after: Some(started.id),
             follow: true,
             ..EventsWish::default()
         };
-        let following = scope.spawn(|| told(follow));
+        let following = scope.spawn(move || {
+            let mut told = Vec::new();
+            let done = client.events(follow, |new| {
+                told.push(new);
+                // Only the first is waited for.
+                let _ = begins.send(());
+                Ok(())
+            });
+            done.map(|()| told).unwrap()
+        });
+        begun.recv().unwrap();
         assert!(service.call(Request::End).is_ok());
         following.join().unwrap()
     });
