@@ -21,7 +21,7 @@ struct Touched {
 
 impl Trace {
     /// A read wants a part of this chunk.
-    pub(crate) fn touch(&self, chunk: ChunkId) {
+    pub fn touch(&self, chunk: ChunkId) {
         // A guest that is ready pays no more than this.
         if self.ended.load(Ordering::Relaxed) {
             return;

@@ -19,18 +19,18 @@ pub use content::{
 };
 pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
 pub use request::{
-    Autostart, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck, LoginWish,
-    MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request, StayWish, Until,
-    Wait,
+    Autostart, Begin, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck,
+    LoginWish, MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request,
+    StayWish, Until, Wait, WarmWish,
 };
 pub use shown::{
     Console, Damaged, Fill, Hedges, Instance, InstanceState, LoginTime, ShownDisk, ShownMachine,
-    ShownPlace, ShownSource, ShownSourceState, Ssh, Survives,
+    ShownPlace, ShownSource, ShownSourceState, Ssh, Survives, WarmStart,
 };
 
 /// Version of everything in this module. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 6;
+pub const API_VERSION: u32 = 7;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;

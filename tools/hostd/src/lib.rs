@@ -42,6 +42,7 @@ mod snapshot;
 mod source;
 mod supply;
 mod unchanged;
+mod warm;
 
 pub use client::{CallError, HostClient};
 pub use compose::{ComposeError, Composed, Composer, Image};

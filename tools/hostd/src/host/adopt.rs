@@ -45,9 +45,17 @@ impl Host {
                     remove_dir(&instance.paths.run)?;
                     continue;
                 }
+                // One that began warm may have a machine, whose guest has no identity.
                 Ok(Some(record)) if record.phase == Phase::Deploying => {
-                    self.discard(&instance)?;
-                    continue;
+                    match self.cut_power(&instance) {
+                        Ok(()) => {
+                            self.discard(&instance)?;
+                            continue;
+                        }
+                        Err(error) => {
+                            instance.live().trouble = Some(error.failure().message);
+                        }
+                    }
                 }
                 Ok(Some(record)) => {
                     let starts = Self::starts_by_itself(&record);

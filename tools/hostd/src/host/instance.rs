@@ -95,9 +95,11 @@ impl Instance {
 ///                          hypervisor.log what its hypervisor said
 ///                          known_hosts    its host key, for ssh
 ///                          boot/          kernel and initial RAM disk, while it starts
+///                          warm/          a warm snapshot, while it is made
 /// <run>/<name>/disk        its disk, over NBD
 ///              control     its hypervisor's control socket
 ///              console     its serial console
+///              channel     to what waits in its guest for an identity, where it was started warm
 ///              pid         the number of its hypervisor's process
 ///              held        while it is paused to copy its disk
 /// ```
@@ -150,6 +152,7 @@ impl Paths {
         VmFiles {
             control: self.run.join("control"),
             console: self.run.join("console"),
+            channel: self.run.join("channel"),
             pid: self.run.join("pid"),
             console_log: self.dir.join("console.log"),
             log: self.dir.join("hypervisor.log"),

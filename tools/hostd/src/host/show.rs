@@ -111,6 +111,7 @@ impl Host {
             state,
             reason: waits.or(trouble).or(reason),
             autostart: record.autostart,
+            warm: record.warm,
             reference: record.origin.reference,
             template: record.origin.template,
             plan: record.origin.plan,

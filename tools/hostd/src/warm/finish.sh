@@ -1,0 +1,38 @@
+cd /
+line_break='
+'
+# Adds to the file $1 the lines of $2 that are of nobody in it, and puts it in the place of that.
+merge() {
+    all=$line_break
+    while IFS= read -r line || [ -n "$line" ]; do
+        all=$all$line$line_break
+    done <"$1"
+    while IFS= read -r line || [ -n "$line" ]; do
+        case $all in
+        *"$line_break${line%%:*}:"*) ;;
+        *) all=$all$line$line_break ;;
+        esac
+    done <"$2"
+    printf %s "${all#"$line_break"}" >"$2"
+}
+for name in passwd group shadow gshadow; do
+    [ -f "/run/shale.accounts/$name" ] && merge "/run/shale.accounts/$name" "/etc/$name"
+done
+printf %s "$hostname" >/proc/sys/kernel/hostname
+rm -rf /usr/lib/shale /etc/systemd/system/shale-wait.service \
+    /etc/systemd/system/multi-user.target.wants/shale-wait.service /run/shale.accounts
+sync
+echo identity >&3
+exec 3>&-
+for card in /sys/class/net/*; do
+    read -r address <"$card/address"
+    [ "$address" = "$old_address" ] && ip link set dev "${card##*/}" address "$new_address"
+done
+# What has the former machine id or no address of its own yet, and what has read keys that are no more.
+systemctl try-restart systemd-journald systemd-networkd NetworkManager networking ssh sshd 2>/dev/null
+# What missed its identity at boot, as an SSH server without keys does.
+while read -r unit rest; do
+    systemctl reset-failed "$unit"
+    systemctl start "$unit"
+done </run/shale.failed
+rm -f /run/shale.failed /run/shale.finish
