@@ -27,14 +27,6 @@ pub struct Machine {
     pub files: VmFiles,
 }
 
-impl Machine {
-    /// The address of its network card, made from a UUID.
-    pub fn network_address([a, b, c, ..]: [u8; 16]) -> String {
-        // The prefix of QEMU's own addresses.
-        format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
-    }
-}
-
 /// Where the memory of a machine is. With a file, the machine has two more devices: a channel to a program of the guest
 /// ([`VmFiles::channel`]), and one that tells the guest when it is not the machine any more that it was (VMGENID).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -14,7 +14,8 @@ pub trait WarmStart: Send + Sync {
     /// is in both when the call returns. The machine is of no use afterwards.
     fn keep(&self, vm: &Vm) -> DriverResult<Vec<u8>>;
 
-    /// Starts a machine whose memory is [`Memory::Private`](crate::Memory::Private) in such a state, and returns when its
-    /// processors run. Everything else of it must be as it was when the state was kept, but for names, paths and ports.
+    /// Starts a machine whose memory is [`Memory::Private`](crate::Memory::Private) in such a state. Its processors stand
+    /// still until [`Driver::resume`](crate::Driver::resume). Everything else of it must be as it was when the state was
+    /// kept, but for names, paths and ports.
     fn start_from(&self, machine: &Machine, state: &[u8]) -> DriverResult<Vm>;
 }

@@ -154,8 +154,10 @@ fn a_machine_goes_on_where_another_was_kept() {
         ..machine
     };
     let vm = Ended(&qemu, warm.start_from(&other, &state).unwrap());
-    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Running);
+    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Paused("paused".into()));
     assert!(other.files.channel.exists());
+    qemu.resume(&vm.1).unwrap();
+    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Running);
     sleep(Duration::from_millis(500));
     assert!(fs::read(&memory).unwrap() == before, "it is only read");
     drop(vm);

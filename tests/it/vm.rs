@@ -10,6 +10,7 @@ mod reimage;
 mod snapshots;
 mod stall;
 mod user;
+mod warm;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -140,7 +140,9 @@ impl Arguments {
             "-netdev",
             format!("user,id=net0{}", forwards.collect::<String>()),
         );
-        let address = Machine::network_address(machine.uuid);
+        let [a, b, c, ..] = machine.uuid;
+        // The prefix of QEMU's own addresses.
+        let address = format!("52:54:00:{a:02x}:{b:02x}:{c:02x}");
         self.add(
             "-device",
             format!("virtio-net-pci,netdev=net0,romfile=,mac={address}"),

@@ -95,7 +95,7 @@ impl WarmStart for Qemu {
     }
 }
 
-/// Gives a machine that waits for it a state, and lets its guest go on.
+/// Gives a machine that waits for it a state.
 fn take_up(vm: &Vm, state: &[u8]) -> DriverResult<()> {
     let mut qmp = Qmp::connect(&vm.files.control, WITHIN)?;
     leave_memory(&mut qmp)?;
@@ -117,11 +117,10 @@ fn take_up(vm: &Vm, state: &[u8]) -> DriverResult<()> {
                 return Err(refused("migrate-incoming", "it does not come to an end"));
             }
             WAITS_FOR_STATE => sleep(POLL),
-            _ => break,
+            // It was kept standing still.
+            _ => return Ok(()),
         }
     }
-    // It was kept standing still.
-    qmp.execute("cont", json!({})).map(drop)
 }
 
 /// Says that the memory is in its file already.

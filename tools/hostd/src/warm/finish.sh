@@ -24,11 +24,7 @@ rm -rf /usr/lib/shale /etc/systemd/system/shale-wait.service \
 sync
 echo identity >&3
 exec 3>&-
-for card in /sys/class/net/*; do
-    read -r address <"$card/address"
-    [ "$address" = "$old_address" ] && ip link set dev "${card##*/}" address "$new_address"
-done
-# What has the former machine id or no address of its own yet, and what has read keys that are no more.
+# What has the former machine id, as a client of DHCP has it, and what has read keys that are no more.
 systemctl try-restart systemd-journald systemd-networkd NetworkManager networking ssh sshd 2>/dev/null
 # What missed its identity at boot, as an SSH server without keys does.
 while read -r unit rest; do

@@ -80,16 +80,13 @@ fn reseed() -> Vec<u8> {
 pub(crate) struct Finish<'a> {
     /// Its name: labels of letters, digits and hyphens.
     pub(crate) hostname: &'a str,
-    /// The address of the network card that it was kept with, and its own.
-    pub(crate) addresses: (&'a str, &'a str),
 }
 
 impl Finish<'_> {
     /// The script that does it.
     pub(crate) fn script(&self) -> String {
-        let (old, new) = self.addresses;
         let hostname = self.hostname;
-        format!("hostname='{hostname}'\nold_address='{old}'\nnew_address='{new}'\n{FINISH}")
+        format!("hostname='{hostname}'\n{FINISH}")
     }
 }
 
@@ -147,10 +144,7 @@ mod tests {
 
     #[test]
     fn scripts_are_those_of_a_shell() {
-        let finish = Finish {
-            hostname: "web",
-            addresses: ("52:54:00:00:00:01", "52:54:00:00:00:02"),
-        };
+        let finish = Finish { hostname: "web" };
         for script in [WAIT, &finish.script()] {
             let status = Command::new("sh").args(["-n", "-c", script]).status();
             assert!(status.unwrap().success(), "{script}");

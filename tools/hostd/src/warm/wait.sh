@@ -7,9 +7,12 @@ rm -f /etc/ssh/ssh_host_*
 # What is needed in a moment is in memory then.
 head -c 1 /dev/zero | tar -cf /dev/null /etc/hostname 2>/dev/null
 /usr/lib/shale/reseed </dev/null
-ip link >/dev/null 2>&1
 sync
 echo ready >&3
-/usr/lib/shale/reseed <&3 && read -r bytes <&3 || exit
+# It fails as long as nobody is at the other end.
+until /usr/lib/shale/reseed <&3; do
+    sleep 0.1
+done
+read -r bytes <&3 || exit
 head -c "$bytes" <&3 | tar -xf - -C / || exit
 . /run/shale.finish

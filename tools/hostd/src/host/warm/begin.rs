@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shale_files::DirFiles;
-use shale_hvplug::{Machine, Memory, OwnSocket, Vm};
+use shale_hvplug::{Memory, OwnSocket, Vm};
 use shale_image::identity::Identity;
 use shale_model::Reference;
 use shale_view::Overlay;
@@ -27,8 +27,8 @@ use crate::warm::{Channel, Finish, MEMORY, WarmSnapshot, Wake, archive};
 use super::super::Host;
 use super::super::attempt::Attempt;
 use super::super::instance::Instance;
-use super::super::start::{console_start, machine};
-use super::Warmed;
+use super::super::start::{ConsoleStart, console_start, machine};
+use super::{Warmed, common};
 
 /// How long a guest may take until it has its identity. It takes a fraction of a second; one that is not there after this is
 /// better booted.
@@ -39,12 +39,21 @@ struct Kept {
     source: Arc<Source>,
     image: Image,
     snapshot: WarmSnapshot,
+    /// The hypervisor of this host.
+    hypervisor: String,
 }
 
 /// That, or why there is none.
 enum Found {
-    Kept(Box<Kept>),
+    Kept(Arc<Kept>),
     Not(String),
+}
+
+/// A machine that stands still in the state that it was kept in.
+struct Waiting {
+    vm: Vm,
+    record: Record,
+    console: ConsoleStart,
 }
 
 impl Host {
@@ -61,20 +70,25 @@ impl Host {
             Found::Kept(kept) => kept,
             Found::Not(reason) => return Ok(Warmed::Not(reason)),
         };
-        let (this, wish, patience) = (instance.clone(), wish.clone(), patience.clone());
-        let work = self.blocking(move |host| {
-            let begun = host.wake(&this, &wish, &kept, &patience);
-            // A read that was given up shows as something else.
-            begun.map_err(|error| patience.over().unwrap_or(error))
-        });
-        let begun = self.stage(&attempt.progress, Stage::Wake, work).await;
-        match begun {
-            Ok(warmed @ Warmed::Begun(_)) => Ok(warmed),
-            Ok(not) => Ok(not),
-            Err(error) if is_final(&error) => Err(error),
+        let (record, identity) = self.new_of(wish, &kept).await?;
+        let wanted = common(&record, &kept.image, kept.hypervisor.clone());
+        if let Some(differs) = kept.snapshot.kept.machine.differs(&wanted) {
+            return Ok(Warmed::Not(differs.to_string()));
+        }
+        let wake = self.wake(instance, (record, identity), &kept, patience);
+        match self.stage(&attempt.progress, Stage::Wake, wake).await {
+            Ok(console) => {
+                self.tell_of_wake(&kept);
+                Ok(Warmed::Begun(console))
+            }
             Err(error) => {
                 self.undo(instance).await?;
-                Ok(Warmed::Not(error.failure().message))
+                // A read that was given up shows as something else.
+                match patience.over() {
+                    Some(over) => Err(over),
+                    None if is_final(&error) => Err(error),
+                    None => Ok(Warmed::Not(error.failure().message)),
+                }
             }
         }
     }
@@ -84,110 +98,146 @@ impl Host {
         if self.driver.warm_start().is_none() {
             return Ok(Found::Not(HostError::CannotKeep.to_string()));
         }
+        let hypervisor = self.blocking(|host| host.hypervisor());
         let reference: Reference = wish.reference.parse()?;
-        let repository = wish.repository.clone();
-        let (source, template) = self
-            .blocking(move |host| {
-                let source = host.sources.get(&repository)?;
-                let template = source.resolve(&reference)?;
-                Ok((source, template))
-            })
-            .await?;
+        let (repository, name) = (wish.repository.clone(), reference.name.clone());
+        let resolve = self.blocking(move |host| {
+            let source = host.sources.get(&repository)?;
+            let template = source.resolve(&reference)?;
+            Ok((source, template))
+        });
+        let (hypervisor, resolved) = tokio::join!(hypervisor, resolve);
+        let (source, template) = resolved?;
         let composing = source.clone();
         let image = self.blocking(move |_| Ok(composing.composer.image(template)?));
-        let (finding, name) = (source.clone(), wish.reference.parse::<Reference>()?.name);
+        let finding = source.clone();
         let snapshot = self.blocking(move |_| {
             let found = WarmSnapshot::find(&finding, &name, template)?;
-            found
-                .map(|id| WarmSnapshot::open(finding.clone(), id))
-                .transpose()
+            found.map(|id| WarmSnapshot::open(finding, id)).transpose()
         });
         let (image, snapshot) = tokio::join!(image, snapshot);
         let image = image?;
-        Ok(match snapshot {
-            Ok(Some(snapshot)) => Found::Kept(Box::new(Kept {
+        Ok(match (snapshot, hypervisor) {
+            (Ok(Some(snapshot)), Ok(hypervisor)) => Found::Kept(Arc::new(Kept {
                 source,
                 image,
                 snapshot,
+                hypervisor,
             })),
-            Ok(None) => Found::Not(format!(
+            (Ok(None), _) => Found::Not(format!(
                 "the template has no warm snapshot; `shale template warm {}` makes one",
                 wish.reference
             )),
-            Err(error) => Found::Not(error.failure().message),
+            (Err(error), _) | (_, Err(error)) => Found::Not(error.failure().message),
         })
     }
 
-    /// Makes the instance, starts its machine, and gives its guest the identity. Blocks.
-    fn wake(
+    async fn new_of(
+        self: &Arc<Self>,
+        wish: &Deploy,
+        kept: &Arc<Kept>,
+    ) -> HostResult<(Record, Identity)> {
+        let (wish, kept) = (wish.clone(), kept.clone());
+        self.blocking(move |host| host.new_instance(&wish, &kept.image))
+            .await
+    }
+
+    /// Makes the instance, starts its machine, and gives its guest the identity.
+    async fn wake(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        (record, identity): (Record, Identity),
+        kept: &Arc<Kept>,
+        patience: &Patience,
+    ) -> HostResult<ConsoleStart> {
+        let (of, itself) = (kept.clone(), identity.clone());
+        let archive = self.blocking(move |_| archive_of(&of, &itself));
+        let (this, of) = (instance.clone(), kept.clone());
+        let start = self.blocking(move |host| host.start_kept(&this, record, &identity, &of));
+        let (archive, waiting) = tokio::join!(archive, start);
+        let (waiting, archive) = (waiting?, archive?);
+        let (this, patience) = (instance.clone(), patience.clone());
+        self.blocking(move |host| host.give_identity(&this, waiting, &archive, &patience))
+            .await
+    }
+
+    /// Lets a machine go on, and gives its guest the identity. Blocks.
+    fn give_identity(
         &self,
         instance: &Instance,
-        wish: &Deploy,
-        kept: &Kept,
+        waiting: Waiting,
+        archive: &[u8],
         patience: &Patience,
-    ) -> HostResult<Warmed> {
-        let (mut record, identity) = self.new_instance(wish, &kept.image)?;
-        let snapshot = &kept.snapshot;
-        let wanted = self.common(&record, &kept.image)?;
-        if let Some(differs) = snapshot.kept.machine.differs(&wanted) {
-            return Ok(Warmed::Not(differs.to_string()));
-        }
-        record.warm = Some(WarmStart::From {
-            snapshot: snapshot.image.id,
-        });
-        self.make_files(instance, &mut record, &identity, |directory| {
-            overlay_of(kept, directory)
-        })?;
-        let state = snapshot.state()?;
-        let archive = archive_of(kept, &record, &identity)?;
-        let console = console_start(instance);
-        self.start_kept(instance, &record, kept, &state)?;
-
-        let files = instance.paths.vm_files();
-        let mut channel = Channel::connect(&files.channel).map_err(HostError::Channel)?;
+    ) -> HostResult<ConsoleStart> {
+        let Waiting {
+            vm,
+            mut record,
+            console,
+        } = waiting;
+        // Before it runs: it looks whether somebody is there.
+        let mut channel = Channel::connect(&vm.files.channel).map_err(HostError::Channel)?;
+        self.driver.resume(&vm)?;
         let deadline = Instant::now() + WAKE_WITHIN;
         let wake = Wake::new((self.clock)());
         let wake = wake.map_err(system("read", Path::new("/dev/urandom")))?;
-        let vm = instance.vm();
-        channel.give(&wake, &archive, || {
+        channel.give(&wake, archive, || {
             let is_late = Instant::now() > deadline;
-            let runs = vm.as_ref().is_some_and(|vm| vm.process.runs());
             match patience.over() {
                 Some(error) => Err(error),
-                None if is_late || !runs => {
+                None if is_late || !vm.process.runs() => {
                     let kind = io::ErrorKind::TimedOut;
                     Err(HostError::Channel(kind.into()))
                 }
                 None => Ok(()),
             }
         })?;
-        // Whoever waits for a prompt shows the one that there is again, with the new name. Without it, the prompt is there.
-        let _ = press_enter(&files.console);
+        // Its prompt is there: this shows it again, with the new name. A guest that does not react is one without a prompt.
+        let _ = press_enter(&vm.files.console);
         record.phase = Phase::Started;
         self.keep(&instance.name, &record)?;
         instance.live().record = Some(record);
-        Ok(Warmed::Begun(console))
+        Ok(console)
     }
 
-    /// Offers the disk of an instance and starts its machine. Blocks.
+    /// Makes the files of an instance and starts its machine, which stands still. Blocks.
     fn start_kept(
         &self,
         instance: &Instance,
-        record: &Record,
+        mut record: Record,
+        identity: &Identity,
         kept: &Kept,
-        state: &[u8],
-    ) -> HostResult<()> {
+    ) -> HostResult<Waiting> {
+        let snapshot = &kept.snapshot;
+        record.warm = Some(WarmStart::From {
+            snapshot: snapshot.image.id,
+        });
+        self.make_files(instance, &mut record, identity, |directory| {
+            overlay_of(kept, directory)
+        })?;
         let run = &instance.paths.run;
         private_dir(run).map_err(system("make", run))?;
         let directory = self.files_of(instance, kept)?;
-        let disk = self.serve(instance, record)?;
+        let disk = self.serve(instance, &record)?;
         instance.live().disk = Some(disk);
+        let console = console_start(instance);
         let memory = Memory::Private(directory.join(MEMORY));
-        let machine = machine(instance, record, &directory, memory);
+        let machine = machine(instance, &record, &directory, memory);
         let driver = self.driver.warm_start().ok_or(HostError::CannotKeep)?;
-        let vm: Vm = driver.start_from(&machine, state)?;
-        self.has_machine(instance, vm);
-        Ok(())
+        let vm = driver.start_from(&machine, &snapshot.state()?)?;
+        self.has_machine(instance, vm.clone());
+        Ok(Waiting {
+            vm,
+            record,
+            console,
+        })
+    }
+
+    /// Tells what was read of a snapshot until its guest had its identity, for the next host.
+    fn tell_of_wake(&self, kept: &Kept) {
+        let Kept {
+            source, snapshot, ..
+        } = kept;
+        source.tell_of_boot(snapshot.image.id, &snapshot.trace);
     }
 
     /// The directory with the files of a snapshot. Blocks.
@@ -239,13 +289,11 @@ fn overlay_of(kept: &Kept, directory: &Path) -> HostResult<()> {
 }
 
 /// What the guest gets that was kept. Blocks.
-fn archive_of(kept: &Kept, record: &Record, identity: &Identity) -> HostResult<Vec<u8>> {
+fn archive_of(kept: &Kept, identity: &Identity) -> HostResult<Vec<u8>> {
     let composer = &kept.source.composer;
     let files = composer.identity_files(&kept.image.template, identity)?;
-    let own = Machine::network_address(record.uuid());
     let finish = Finish {
         hostname: &identity.hostname,
-        addresses: (&kept.snapshot.kept.network_address, &own),
     };
     let archive = archive(&files, &finish.script());
     archive.map_err(system("archive", Path::new("the identity")))

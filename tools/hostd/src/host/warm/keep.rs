@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shale_hvplug::{Machine, Memory, Stop};
+use shale_hvplug::{Memory, Stop};
 use shale_ingest::{DirSource, push_tree};
 use shale_model::{Reference, Template, TemplateLayer};
 
@@ -34,6 +34,7 @@ use super::super::deploy::ToBoot;
 use super::super::instance::Instance;
 use super::super::start::{LOGIN, machine};
 use super::super::{Host, Progress};
+use super::common;
 
 /// How long a guest that waits for its identity is left alone until it is kept: what it has begun comes to rest.
 const REST: Duration = Duration::from_secs(1);
@@ -88,7 +89,8 @@ impl Host {
         let record = self.stage(progress, Stage::Machine, start).await?;
 
         progress.stage(Stage::Boot);
-        self.wait_until_ready(instance, patience).await?;
+        // Held until it is kept: the guest notices when nobody is there any more.
+        let _channel = self.wait_until_ready(instance, patience).await?;
 
         let (this, wished) = (instance.clone(), wish.clone());
         let keep = self.blocking(move |host| host.keep_and_push(&this, &wished, &to_boot, &record));
@@ -142,7 +144,7 @@ impl Host {
         self: &Arc<Self>,
         instance: &Arc<Instance>,
         patience: &Patience,
-    ) -> HostResult<()> {
+    ) -> HostResult<Channel> {
         let name = instance.name.to_string();
         let vm = instance
             .vm()
@@ -170,11 +172,12 @@ impl Host {
                 Some(error) => Err(error),
                 None if process.runs() => Ok(()),
                 None => Err(HostError::NotRunning(name.clone())),
-            })
+            })?;
+            Ok(channel)
         });
-        waiting.await?;
+        let channel = waiting.await?;
         tokio::time::sleep(REST).await;
-        Ok(())
+        Ok(channel)
     }
 
     /// Keeps a guest that waits for its identity, and pushes what it was kept as. Blocks.
@@ -245,9 +248,8 @@ impl Host {
         let path = directory.join(DISK);
         let mut disk = File::create(&path).map_err(system("make", &path))?;
         let (written, zeroed) = take_blocks(&overlay, &mut disk, &path)?;
-        let common = self.common(record, &to_boot.image)?;
-        let address = Machine::network_address(record.uuid());
-        let kept = KeptMachine::new(common, address, written, zeroed);
+        let common = common(record, &to_boot.image, self.hypervisor()?);
+        let kept = KeptMachine::new(common, written, zeroed);
         for (name, bytes) in [(MACHINE, &kept.encode()[..]), (STATE, state)] {
             let path = directory.join(name);
             let made = File::create(&path).and_then(|mut file| file.write_all(bytes));

@@ -3,8 +3,6 @@
 mod begin;
 mod keep;
 
-use shale_model::PlanId;
-
 use crate::compose::Image;
 use crate::error::{HostError, HostResult};
 use crate::record::Record;
@@ -22,19 +20,23 @@ pub(super) enum Warmed {
 }
 
 impl Host {
-    /// What the machine of an instance has in common with one that is kept, or was. Blocks.
-    fn common(&self, record: &Record, image: &Image) -> HostResult<Common> {
+    /// The hypervisor that keeps machines, and its version. Blocks.
+    fn hypervisor(&self) -> HostResult<String> {
         let driver = self.driver.warm_start().ok_or(HostError::CannotKeep)?;
-        let plan: PlanId = image.plan_id;
-        Ok(Common {
-            template: image.id,
-            plan,
-            disk_bytes: record.disk_bytes,
-            data_disks: record.data_disks.len(),
-            resources: record.resources,
-            processor: processor_of(record.resources.acceleration),
-            hypervisor: driver.version()?,
-            command_line: record.origin.command_line.clone(),
-        })
+        Ok(driver.version()?)
+    }
+}
+
+/// What the machine of an instance has in common with one that is kept, or was.
+fn common(record: &Record, image: &Image, hypervisor: String) -> Common {
+    Common {
+        template: image.id,
+        plan: image.plan_id,
+        disk_bytes: record.disk_bytes,
+        data_disks: record.data_disks.len(),
+        resources: record.resources,
+        processor: processor_of(record.resources.acceleration),
+        hypervisor,
+        command_line: record.origin.command_line.clone(),
     }
 }
