@@ -10,14 +10,13 @@ use shale_model::{BlockDevice, BlockRun, Mtime};
 
 use crate::face::{Face, FaceKind, Outcome, errno};
 use crate::limits::{MAX_DIRECTORY_BYTES, MAX_IO_BYTES};
-use crate::proto::{falloc, open, seek};
+use crate::proto::{ROOT_NODE, falloc, open, seek};
 use crate::reply::{Attributes, Body, DirectoryItem, Sizes};
 use crate::request::{Detail, Op, Request};
 
 /// The name of the file.
 pub const DISK_NAME: &str = "disk.raw";
 
-const ROOT_NODE: u64 = 1;
 const DISK_NODE: u64 = 2;
 const DIRECTORY: u8 = 4;
 const REGULAR: u8 = 8;

@@ -19,6 +19,16 @@ pub trait Face: Send + Sync + 'static {
     fn answer<'a>(&'a self, request: &Request<'a>, body: &'a mut Body) -> Outcome<'a>;
 }
 
+impl Face for Box<dyn Face> {
+    fn kind(&self) -> FaceKind {
+        self.as_ref().kind()
+    }
+
+    fn answer<'a>(&'a self, request: &Request<'a>, body: &'a mut Body) -> Outcome<'a> {
+        self.as_ref().answer(request, body)
+    }
+}
+
 /// An answer, now or later.
 pub enum Outcome<'a> {
     /// It is there.
@@ -32,6 +42,8 @@ pub enum Outcome<'a> {
 pub enum FaceKind {
     /// A read-only tree that never changes.
     Tree,
+    /// The same, where the kernel does not ask who may do what: it would on its own once it is told of ACLs.
+    UncheckedTree,
     /// A file that is a disk.
     Disk,
 }
@@ -43,13 +55,14 @@ impl FaceKind {
         let (kind, count) = match self {
             FaceKind::Tree => (1, TREE_SLOTS),
             FaceKind::Disk => (2, DISK_SLOTS),
+            FaceKind::UncheckedTree => (3, TREE_SLOTS),
         };
         SlotShape { count, bytes, kind }
     }
 
     pub(crate) fn max_write(self) -> u32 {
         match self {
-            FaceKind::Tree => TREE_WRITE_BYTES,
+            FaceKind::Tree | FaceKind::UncheckedTree => TREE_WRITE_BYTES,
             FaceKind::Disk => MAX_IO_BYTES,
         }
     }
@@ -57,14 +70,13 @@ impl FaceKind {
     /// Features that it wants if the kernel has them.
     pub(crate) fn features(self) -> u32 {
         let both = init::ASYNC_READ | init::BIG_WRITES | init::MAX_PAGES | init::PARALLEL_DIROPS;
+        let tree = init::EXPORT_SUPPORT
+            | init::DO_READDIRPLUS
+            | init::READDIRPLUS_AUTO
+            | init::CACHE_SYMLINKS;
         both | match self {
-            FaceKind::Tree => {
-                init::EXPORT_SUPPORT
-                    | init::DO_READDIRPLUS
-                    | init::READDIRPLUS_AUTO
-                    | init::POSIX_ACL
-                    | init::CACHE_SYMLINKS
-            }
+            FaceKind::Tree => tree | init::POSIX_ACL,
+            FaceKind::UncheckedTree => tree,
             FaceKind::Disk => init::ASYNC_DIO,
         }
     }

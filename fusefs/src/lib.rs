@@ -6,11 +6,12 @@
 //!
 //! ```no_run
 //! # use std::sync::Arc;
-//! # use shale_fusefs::{Access, DiskFace, DiskFile, MountOptions, Session, mount};
+//! # use shale_fusefs::{Access, DiskFace, DiskFile, MountOptions, Permissions, Session, mount};
 //! # fn example(disk: Arc<dyn shale_model::BlockDevice>, runtime: &tokio::runtime::Handle) -> Result<(), Box<dyn std::error::Error>> {
 //! let file = DiskFile { access: Access::ReadOnly, owner: (0, 0), time: Default::default() };
 //! let face = DiskFace::new(disk, file);
-//! let options = MountOptions { source: "demo/base:12".into(), access: Access::ReadOnly };
+//! let permissions = Permissions::Checked;
+//! let options = MountOptions { source: "demo/base:12".into(), access: Access::ReadOnly, permissions };
 //! let (connection, _mount) = mount("/mnt".as_ref(), &options, &face)?;
 //! Session::new(face, connection).serve(runtime)?;
 //! # Ok(())
@@ -31,9 +32,12 @@ mod waiting;
 
 pub use disk::{Access, DISK_NAME, DiskFace, DiskFile};
 pub use face::{Face, FaceKind, Outcome};
-pub use mount::{FS_TYPE, Mount, MountError, MountOptions, Unmount, mount, unmount};
+pub use mount::{
+    FS_TYPE, Mount, MountError, MountOptions, Permissions, ReadAhead, Unmount, clear, mount,
+    mount_device, unmount,
+};
 pub use reply::{Attributes, Body, DirectoryItem, Sizes};
 pub use request::{Detail, Malformed, Op, Request};
-pub use session::{Connection, Counters, Session, SessionError};
+pub use session::{Connection, Counters, Ended, Session, SessionError};
 pub use slots::SlotsError;
 pub use tree::{TreeError, TreeFace};

@@ -36,6 +36,26 @@ pub struct MountOptions {
     pub source: String,
     /// Whether it can be written to.
     pub access: Access,
+    /// Who checks what users may do.
+    pub permissions: Permissions,
+}
+
+/// Who checks what the users of a mount may do with its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permissions {
+    /// The kernel, by their owners and modes.
+    Checked,
+    /// Nobody: for a mount in a directory that only those can pass who may use it.
+    Unchecked,
+}
+
+impl Permissions {
+    fn option(self) -> &'static str {
+        match self {
+            Permissions::Checked => "default_permissions,",
+            Permissions::Unchecked => "",
+        }
+    }
 }
 
 /// Why a file system is not mounted, or not unmounted.
@@ -85,6 +105,15 @@ pub enum MountError {
     Slots(#[from] SlotsError),
 }
 
+/// How much the kernel reads of a file ahead of what is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadAhead {
+    /// Nothing: one page for each that is touched.
+    Off,
+    /// As much as one request holds, also around a page that is touched in a map.
+    Large,
+}
+
 /// When a mount that is in use goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmount {
@@ -110,6 +139,16 @@ pub fn mount(
     options: &MountOptions,
     face: &dyn Face,
 ) -> Result<(Connection, Mount), MountError> {
+    let (device, mount) = mount_device(directory, options)?;
+    Ok((Connection::new(device, face)?, mount))
+}
+
+/// Mounts on a directory, for a face of another process: a [`Connection`] is made there of the open `/dev/fuse` that is
+/// returned.
+pub fn mount_device(
+    directory: &Path,
+    options: &MountOptions,
+) -> Result<(OwnedFd, Mount), MountError> {
     let path = check_point(directory)?;
     let device = match rustix::process::geteuid().is_root() {
         true => mount_as_root(&path, options)?,
@@ -119,7 +158,7 @@ pub fn mount(
         path,
         is_mounted: true,
     };
-    Ok((Connection::new(device, face)?, mount))
+    Ok((device, mount))
 }
 
 impl Mount {
@@ -128,12 +167,16 @@ impl Mount {
         &self.path
     }
 
-    /// Lets the kernel read ahead as much as one request holds. For root; only makes reading faster, so that whatever
-    /// fails does not matter. To be called when the session serves, because the kernel sets its own value at the start.
-    pub fn read_ahead(&self) {
+    /// Says how much the kernel reads ahead. For root; only makes reading faster, so that whatever fails does not matter.
+    /// To be called when the session serves, because the kernel sets its own value at the start.
+    pub fn read_ahead(&self, ahead: ReadAhead) {
+        let kib = match ahead {
+            ReadAhead::Off => 0,
+            ReadAhead::Large => READ_AHEAD_KIB,
+        };
         if let Some(found) = find(&self.path) {
             let file = format!("/sys/class/bdi/{}/read_ahead_kb", found.device);
-            let _ = fs::write(file, READ_AHEAD_KIB.to_string());
+            let _ = fs::write(file, kib.to_string());
         }
     }
 
@@ -198,6 +241,25 @@ fn check_point(directory: &Path) -> Result<PathBuf, MountError> {
     })
 }
 
+/// Takes away the mounts on a directory that nobody serves any more, if there are any; whether there were.
+pub fn clear(directory: &Path) -> Result<bool, MountError> {
+    let look = |source| MountError::Look {
+        path: directory.to_owned(),
+        source,
+    };
+    let path = absolute(directory).map_err(look)?;
+    let mut cleared = false;
+    while find(&path).is_some_and(|found| found.kind == FS_TYPE) {
+        match rustix::fs::statfs(&path) {
+            Err(error) if is_gone(Some(error.raw_os_error())) => {}
+            _ => break,
+        }
+        take_away(&path, Unmount::Now)?;
+        cleared = true;
+    }
+    Ok(cleared)
+}
+
 /// Whether this is the error of a mount without a server.
 fn is_gone(error: Option<i32>) -> bool {
     let gone = [Errno::NOTCONN, Errno::CONNABORTED].map(Errno::raw_os_error);
@@ -220,10 +282,11 @@ fn mount_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountEr
     let device = device.map_err(|error| MountError::Device(error.into()))?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other,max_read={MAX_IO_BYTES}",
+        "fd={},rootmode=40000,user_id={},group_id={},{}allow_other,max_read={MAX_IO_BYTES}",
         device.as_raw_fd(),
         uid.as_raw(),
         gid.as_raw(),
+        options.permissions.option(),
     );
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | read_only(options);
     let source = Some(options.source.as_str());
@@ -256,7 +319,8 @@ fn mount_by_helper(path: &Path, options: &MountOptions) -> Result<OwnedFd, Mount
     // A comma or a backslash in the name would be another option.
     let source = options.source.replace(['\\', ','], "_");
     let text = format!(
-        "{access},nosuid,nodev,default_permissions,max_read={MAX_IO_BYTES},subtype=shale,fsname={source}"
+        "{access},nosuid,nodev,{}max_read={MAX_IO_BYTES},subtype=shale,fsname={source}",
+        options.permissions.option(),
     );
     let output = Command::new(HELPER)
         .args(["-o", &text, "--"])

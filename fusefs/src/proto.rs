@@ -17,6 +17,9 @@ pub(crate) const MIN_READ_BUFFER: usize = 8192;
 /// Bytes of a write before its data: both headers.
 pub(crate) const WRITE_HEADER_BYTES: usize = IN_HEADER_BYTES + 40;
 
+/// The root's number.
+pub(crate) const ROOT_NODE: u64 = 1;
+
 /// Operations.
 pub(crate) mod op {
     pub(crate) const LOOKUP: u32 = 1;

@@ -103,6 +103,15 @@ pub enum SessionError {
     },
 }
 
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// There is no mount any more.
+    Unmounted,
+    /// The mount is there, for a later process ([`Session::leave`]).
+    Left,
+}
+
 /// What a session did so far.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -153,13 +162,13 @@ impl<F: Face> Session<F> {
         &self.shared.counters
     }
 
-    /// Serves until the file system is unmounted; blocks. Requests that wait do so on `runtime`, which needs time.
+    /// Serves until the file system is unmounted, or left; blocks. Requests that wait do so on `runtime`, which needs time.
     ///
     /// All that an earlier process left is begun before anything new is read.
     ///
     /// # Errors
     /// The device fails, or the kernel is too old.
-    pub fn serve(&self, runtime: &Handle) -> Result<(), SessionError> {
+    pub fn serve(&self, runtime: &Handle) -> Result<Ended, SessionError> {
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
         let mut body = Body::default();
         let entered = runtime.enter();
@@ -186,8 +195,18 @@ impl<F: Face> Session<F> {
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
-            result
+            result.map(|()| match self.shared.slots.is_closed() {
+                true => Ended::Left,
+                false => Ended::Unmounted,
+            })
         })
+    }
+
+    /// Begins nothing any more and leaves the file system mounted, for a later process: that takes over what is requested
+    /// from now on, and what is under way when this process ends. A thread that waits for a request goes on waiting, as the
+    /// kernel has no way to end that but with a request: so [`Session::serve`] may not end before the process does.
+    pub fn leave(&self) {
+        self.shared.slots.close();
     }
 }
 
@@ -197,8 +216,12 @@ impl<F: Face> Shared<F> {
         let _entered = runtime.enter();
         let mut body = Body::default();
         loop {
-            let mut slot = self.slots.take();
+            let Some(mut slot) = self.slots.take() else {
+                return Ok(());
+            };
             match slot.receive(self.device.as_fd()) {
+                // Left: what came stays in its slot.
+                Ok(()) if self.slots.is_closed() => return Ok(()),
                 // The kernel never gives nothing; whatever stands for it has gone.
                 Ok(()) if slot.bytes().is_empty() => {
                     slot.free();

@@ -30,7 +30,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
@@ -103,6 +103,8 @@ pub(crate) struct Slots {
     shape: SlotShape,
     claimed: Mutex<Claimed>,
     freed: Condvar,
+    /// Whether no more are handed out. It is set while `claimed` is locked.
+    closed: AtomicBool,
 }
 
 /// Which slots this process has handed out, and which have all their pages: a bit for each.
@@ -170,6 +172,7 @@ impl Slots {
             shape,
             claimed: Mutex::new(Claimed { claimed, present }),
             freed: Condvar::new(),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -189,10 +192,13 @@ impl Slots {
         self.header_word(6).store(minor, Ordering::Release);
     }
 
-    /// A free slot; waits until there is one.
-    pub(crate) fn take(self: &Arc<Self>) -> Slot {
+    /// A free slot; waits until there is one. `None` once [`Slots::close`] was called.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut claimed = self.claimed();
         loop {
+            if self.is_closed() {
+                return None;
+            }
             if let Some(index) = claimed.first_free() {
                 let is_present = claimed.mark_present(index);
                 drop(claimed);
@@ -204,11 +210,23 @@ impl Slots {
                 if !is_present {
                     slot.populate();
                 }
-                return slot;
+                return Some(slot);
             }
             let waited = self.freed.wait(claimed);
             claimed = waited.unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Hands out no more slots: another process will.
+    pub(crate) fn close(&self) {
+        let claimed = self.claimed();
+        self.closed.store(true, Ordering::Release);
+        drop(claimed);
+        self.freed.notify_all();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Whether a request with this number was read and is not answered.
@@ -447,7 +465,7 @@ mod tests {
         request[..4].copy_from_slice(&48u32.to_ne_bytes());
         request[8..16].copy_from_slice(&unique.to_ne_bytes());
         to.write_all(&request).unwrap();
-        let mut slot = slots.take();
+        let mut slot = slots.take().unwrap();
         slot.receive(from.as_fd()).unwrap();
         assert_eq!(slot.bytes(), request);
         slot
@@ -459,11 +477,15 @@ mod tests {
         assert_eq!(first.negotiated(), None);
         first.set_negotiated(31, 5);
         receive(&first, 1).free();
-        let (waits, answers, idle) = (receive(&first, 2), receive(&first, 3), first.take());
+        let (waits, answers, idle) = (
+            receive(&first, 2),
+            receive(&first, 3),
+            first.take().unwrap(),
+        );
         answers.set_answering(-5);
         assert!(first.holds(2) && first.holds(3) && !first.holds(1));
         // Asked for a request and died: an empty length.
-        let (mut gone, _) = (first.take(), UnixStream::pair().unwrap());
+        let (mut gone, _) = (first.take().unwrap(), UnixStream::pair().unwrap());
         let (_, from) = UnixStream::pair().unwrap();
         assert!(
             gone.receive(from.as_fd())
@@ -489,16 +511,18 @@ mod tests {
     #[test]
     fn slots_are_handed_out_once_and_the_first_first() {
         let slots = Arc::new(Slots::create(SHAPE).unwrap());
-        let mut all: Vec<Slot> = (0..SHAPE.count).map(|_| slots.take()).collect();
+        let mut all: Vec<Slot> = (0..SHAPE.count).map(|_| slots.take().unwrap()).collect();
         assert!(all.iter().zip(0..).all(|(slot, index)| slot.index == index));
         let (a, b) = (all.remove(50), all.remove(7));
         std::thread::scope(|scope| {
-            let taken = scope.spawn(|| slots.take().index);
+            let taken = scope.spawn(|| slots.take().unwrap().index);
             a.free();
             assert_eq!(taken.join().unwrap(), 50);
         });
         b.free();
-        assert_eq!(slots.take().index, 7);
+        assert_eq!(slots.take().unwrap().index, 7);
+        slots.close();
+        assert!(slots.take().is_none());
     }
 
     #[test]

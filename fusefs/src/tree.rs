@@ -15,19 +15,19 @@ use shale_model::{BlockDevice, FormatError, Plan, Rdev};
 
 use crate::face::{Face, FaceKind, Outcome, errno};
 use crate::limits::{MAX_DIRECTORY_BYTES, MAX_IO_BYTES, MAX_XATTR_LIST_BYTES};
-use crate::proto::seek;
+use crate::mount::Permissions;
+use crate::proto::{ROOT_NODE, seek};
 use crate::reply::{Attributes, Body, DirectoryItem, Sizes};
 use crate::request::{Detail, Op, Request};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
-/// The root's number in the protocol; the tree's own is [`TreeShape::ROOT`].
-const ROOT_NODE: u64 = 1;
 
 /// The tree of a plan. `P` holds the plan, over bytes `B`.
 pub struct TreeFace<P, B> {
     plan: P,
     shape: TreeShape,
     disk: Arc<dyn BlockDevice>,
+    permissions: Permissions,
     bytes: PhantomData<fn() -> B>,
 }
 
@@ -43,13 +43,18 @@ where
     P: Deref<Target = Plan<B>> + Send + Sync + 'static,
     B: AsRef<[u8]> + 'static,
 {
-    /// The tree of `plan`, whose disk is `disk`.
-    pub fn new(plan: P, disk: Arc<dyn BlockDevice>) -> Result<Self, TreeError> {
+    /// The tree of `plan`, whose disk is `disk`. It is to be mounted with the same `permissions`.
+    pub fn new(
+        plan: P,
+        disk: Arc<dyn BlockDevice>,
+        permissions: Permissions,
+    ) -> Result<Self, TreeError> {
         let shape = TreeShape::of(&*plan)?;
         Ok(Self {
             plan,
             shape,
             disk,
+            permissions,
             bytes: PhantomData,
         })
     }
@@ -265,7 +270,10 @@ where
     B: AsRef<[u8]> + 'static,
 {
     fn kind(&self) -> FaceKind {
-        FaceKind::Tree
+        match self.permissions {
+            Permissions::Checked => FaceKind::Tree,
+            Permissions::Unchecked => FaceKind::UncheckedTree,
+        }
     }
 
     fn answer<'a>(&'a self, request: &Request<'a>, body: &'a mut Body) -> Outcome<'a> {

@@ -124,7 +124,8 @@ fn with_session(access: Access, test: impl FnOnce(&Kernel, &FileDisk)) -> Result
     let runtime = Runtime::new().unwrap();
     std::thread::scope(|scope| {
         let session = Session::new(face, connection);
-        let serving: ScopedJoinHandle<'_, _> = scope.spawn(move || session.serve(runtime.handle()));
+        let serving: ScopedJoinHandle<'_, _> =
+            scope.spawn(move || session.serve(runtime.handle()).map(drop));
         test(&kernel, &disk);
         drop(kernel);
         serving.join().unwrap()

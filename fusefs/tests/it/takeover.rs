@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use shale_fusefs::{Access, Connection, DISK_NAME, MountOptions, Session, mount};
+use shale_fusefs::{Access, Connection, DISK_NAME, MountOptions, Permissions, Session, mount};
 use tokio::runtime::Runtime;
 
 use crate::device::{DISK_BYTES, FileDisk};
@@ -215,6 +215,7 @@ fn privileged_thirty_killed_servers_lose_nothing_and_nobody_notices() {
     let options = MountOptions {
         source: "test".into(),
         access: Access::ReadWrite,
+        permissions: Permissions::Checked,
     };
     let (connection, mounted) = mount(&point, &options, &face(disk, Access::ReadWrite)).unwrap();
     let (device, memory) = connection.keep();

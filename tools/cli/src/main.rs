@@ -53,8 +53,21 @@ fn main() -> ExitCode {
         memory::keep_small();
     }
     let debug = cli.global.debug;
-    let done = Context::new(cli.global, Flags::of(&matches), system)
-        .and_then(|context| cli.command.run(&context));
+    let done = match cli.command {
+        // It lives long, and has nothing that it does not need.
+        Command::Keeper(keeper) => keeper.run(),
+        command => {
+            let serves_mounts = matches!(command, Command::Host(_) | Command::Up(_));
+            Context::new(cli.global, Flags::of(&matches), system).and_then(|context| {
+                let done = command.run(&context);
+                if serves_mounts {
+                    // Threads that wait for requests of a mount wait until the process ends.
+                    context.runtime.shutdown_background();
+                }
+                done
+            })
+        }
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error, debug),

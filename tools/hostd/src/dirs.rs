@@ -5,12 +5,14 @@
 //! <state>/plans/<id>.plan     plans, immutable
 //! <state>/plans/<template>    the plan that this version made of a template: its id in hex
 //! <state>/instances/<name>/   a virtual machine: see `host/instance.rs`
+//! <state>/mounts/<name>.json  a mount
 //! <state>/pins.json           templates whose content stays in the cache
 //! <state>/ssh/id_ed25519      the key that logs in to machines that were given no other
 //! <state>/host.log            what a service in the background said
 //! <cache>/chunks/             the chunk cache
 //! <cache>/spool/              packs that wait for their upload
 //! <run>/host.sock             the host service
+//! <run>/keeper.sock           the keeper of open files
 //! <run>/<name>/               sockets of a virtual machine
 //! ```
 //! `<run>` is `/run/shale` for the system's own state directory and `<state>/run` for any other, so that no
@@ -77,6 +79,16 @@ impl HostDirs {
     /// The host service's socket.
     pub fn host_socket(&self) -> PathBuf {
         self.run().join("host.sock")
+    }
+
+    /// The socket of the keeper of open files.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.run().join("keeper.sock")
+    }
+
+    /// Records of mounts.
+    pub fn mounts(&self) -> PathBuf {
+        self.state.join("mounts")
     }
 
     /// The chunk cache.

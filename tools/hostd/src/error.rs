@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shale_files::{FileError, LockError};
+use shale_fusefs::{MountError, TreeError};
 use shale_hvplug::DriverError;
 use shale_ingest::PushError;
 use shale_model::{FormatError, ReferenceError, SeamError, Trouble};
@@ -17,6 +18,7 @@ use crate::compose::ComposeError;
 use crate::disk_file::DiskFileError;
 use crate::guest_disk::GuestDiskError;
 use crate::guest_files::GuestFileError;
+use crate::keeper::KeeperError;
 use crate::place::PlaceError;
 use crate::seed::SeedError;
 
@@ -255,6 +257,21 @@ pub enum HostError {
     /// The kernel cannot be read.
     #[error(transparent)]
     Kernel(#[from] GuestFileError),
+    /// The directory has a mount of this host already.
+    #[error("`{}` is mounted already", .0.display())]
+    Mounted(PathBuf),
+    /// There are too many mounts.
+    #[error("this host has {0} mounts, which is the most that it can have")]
+    Mounts(usize),
+    /// A mount is not made, or does not go away.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The tree of a plan cannot be shown.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// What is mounted cannot be kept open.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
     /// The hypervisor cannot.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -280,6 +297,15 @@ pub enum HostError {
     /// A part of the service ended in the middle of the work: a bug.
     #[error("the work was interrupted")]
     Interrupted,
+}
+
+fn trouble_of_mount(error: &MountError) -> Trouble {
+    match error {
+        MountError::NotMounted(_) => Trouble::NotFound,
+        MountError::Busy(_) => Trouble::Conflict,
+        MountError::NotADirectory(_) => Trouble::Invalid,
+        _ => Trouble::Failed,
+    }
 }
 
 fn for_platform(platform: &Option<String>) -> String {
@@ -329,6 +355,8 @@ impl HostError {
             Self::CannotMove(_) | Self::IsFile(_) => Trouble::Conflict,
             Self::DiskFile(error) if error.is_there() => Trouble::Conflict,
             Self::DiskFile(error) if error.is_full() => Trouble::NoSpace,
+            Self::Mounted(_) | Self::Mounts(_) => Trouble::Conflict,
+            Self::Mount(error) => trouble_of_mount(error),
             Self::NoPort | Self::StillRunning { .. } | Self::Stalled { .. } => Trouble::Unavailable,
             Self::NoContent { .. } | Self::NoLogin { .. } => Trouble::Unavailable,
             Self::Name(_) | Self::Reference(_) => Trouble::Invalid,

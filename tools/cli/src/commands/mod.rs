@@ -7,6 +7,7 @@ mod doctor;
 mod drill;
 mod export;
 mod host;
+mod keeper;
 mod layer;
 mod man;
 mod mount;
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     Completion(completion::Completion),
     #[command(hide = true)]
+    Keeper(keeper::Keeper),
+    #[command(hide = true)]
     Man(man::Man),
 }
 
@@ -84,6 +87,7 @@ impl Command {
             Command::Config(config) => config.run(context),
             Command::Drill(drill) => drill.run(context),
             Command::Doctor(doctor) => doctor.run(context),
+            Command::Keeper(keeper) => keeper.run(),
             Command::Man(man) => man.run(),
             Command::Completion(completion) => {
                 completion.run();

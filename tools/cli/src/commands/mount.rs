@@ -1,6 +1,5 @@
 //! `shale mount`: a template as a directory, or its disk as a file in one.
 
-use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,12 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use clap::Args;
 use shale_fusefs::{
-    Access, DISK_NAME, DiskFace, DiskFile, Face, Mount, MountError, MountOptions, Session,
-    TreeFace, Unmount, mount,
+    Access, DISK_NAME, DiskFace, DiskFile, Face, Mount, MountError, MountOptions, Permissions,
+    ReadAhead, Session, Unmount, mount,
 };
-use shale_hostd::Image;
+use shale_hostd::{Image, disk_face, tree_face};
 use shale_model::{Mtime, Reference};
-use shale_view::{Disk, PlanFile, View};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, Host, resolve};
@@ -62,21 +60,18 @@ impl MountCommand {
                 self.serve(context, &host, face, access)
             }
             false => {
-                let view = Arc::new(View::new(image.plan, host.reader.clone()));
-                let disk = Arc::new(Disk::read_only(view.clone()));
-                let face = TreeFace::new(PlanOf(view), disk)?;
+                let face = tree_face(image.plan, host.reader.clone(), Permissions::Checked)?;
                 self.serve(context, &host, face, Access::ReadOnly)
             }
         }
     }
 
     fn disk_face(&self, host: &Host, image: Image) -> anyhow::Result<(DiskFace, Access)> {
-        let view = |image: Image| Arc::new(View::new(image.plan, host.reader.clone()));
-        let (disk, access) = match &self.overlay {
-            None => (Disk::read_only(view(image)), Access::ReadOnly),
+        let (overlay, access) = match &self.overlay {
+            None => (None, Access::ReadOnly),
             Some(dir) => {
-                let overlay = Arc::new(host.overlay(&image, dir, self.disk_size)?);
-                (Disk::writable(view(image), overlay), Access::ReadWrite)
+                let overlay = host.overlay(&image, dir, self.disk_size)?;
+                (Some(Arc::new(overlay)), Access::ReadWrite)
             }
         };
         let now = SystemTime::now()
@@ -91,7 +86,8 @@ impl MountCommand {
                 nanos: now.subsec_nanos(),
             },
         };
-        Ok((DiskFace::new(Arc::new(disk), file), access))
+        let face = disk_face(image.plan, host.reader.clone(), overlay, file);
+        Ok((face, access))
     }
 
     fn serve(
@@ -104,6 +100,7 @@ impl MountCommand {
         let options = MountOptions {
             source: self.reference.to_string(),
             access,
+            permissions: Permissions::Checked,
         };
         context.runtime.block_on(async {
             // Before anyone is told that it serves, and may end it.
@@ -119,9 +116,9 @@ impl MountCommand {
                 looked = tokio::fs::metadata(&path) => {
                     looked.context("look at the mount")?;
                 }
-                ended = &mut serving => return Ok(ended??),
+                ended = &mut serving => return Ok(ended?.map(drop)?),
             }
-            mount.read_ahead();
+            mount.read_ahead(ReadAhead::Large);
             if !context.global.quiet {
                 let name = &self.reference.name;
                 match self.disk {
@@ -132,13 +129,13 @@ impl MountCommand {
             tokio::select! {
                 ended = &mut serving => {
                     mount.leave();
-                    return Ok(ended??);
+                    return Ok(ended?.map(drop)?);
                 }
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
             take_away(&mut mount)?;
-            anyhow::Ok(serving.await??)
+            anyhow::Ok(serving.await?.map(drop)?)
         })?;
         if !context.global.quiet {
             host.note_reads();
@@ -156,16 +153,5 @@ fn take_away(mount: &mut Mount) -> Result<(), MountError> {
             mount.unmount(Unmount::Abort)
         }
         done => done,
-    }
-}
-
-/// The plan of a view.
-struct PlanOf(Arc<View>);
-
-impl Deref for PlanOf {
-    type Target = PlanFile;
-
-    fn deref(&self) -> &PlanFile {
-        self.0.plan()
     }
 }

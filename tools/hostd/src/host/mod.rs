@@ -14,6 +14,7 @@ mod export;
 mod forecast;
 mod instance;
 mod localize;
+mod mounts;
 mod reimage;
 mod replace;
 mod show;
@@ -41,7 +42,9 @@ use crate::api::{Answer, Outcome, Request, Stage, StageReport};
 use crate::compose::remove_unfinished;
 use crate::dirs::{HostDirs, private_dir};
 use crate::error::{HostError, HostResult, system};
+use crate::keeper::StartKeeper;
 use crate::logs;
+use crate::mounts::{Mounts, Tell};
 use crate::name::InstanceName;
 use crate::pins::Pin;
 use crate::record::Records;
@@ -49,6 +52,8 @@ use crate::source::{OpenPlace, Sources};
 
 use cached::Pinned;
 use instance::Instance;
+
+pub use mounts::HostMount;
 
 /// How often the service looks whether machines have ended by themselves.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -69,6 +74,10 @@ pub struct HostParts {
     pub fill: FillRate,
     /// Tells the time.
     pub clock: fn() -> SystemTime,
+    /// Starts the process that keeps open files.
+    pub start_keeper: StartKeeper,
+    /// Hears of what happened that nobody asked for.
+    pub tell: Tell,
     /// Where the service's tasks run.
     pub runtime: Handle,
 }
@@ -79,6 +88,7 @@ pub struct Host {
     driver: Arc<dyn Driver>,
     sources: Sources,
     records: Records,
+    mounts: Arc<Mounts>,
     clock: fn() -> SystemTime,
     runtime: Handle,
     instances: Mutex<BTreeMap<InstanceName, Arc<Instance>>>,
@@ -161,9 +171,11 @@ impl Host {
             runtime.clone(),
             dirs.plans(),
         );
+        let mounts = Mounts::open(&dirs, parts.start_keeper, parts.tell, runtime.clone())?;
         let lacks_hypervisor = parts.driver.capabilities().missing.is_some();
         let host = Arc::new(Self {
             records: Records::open(dirs.instances())?,
+            mounts,
             dirs,
             driver: parts.driver,
             sources,
@@ -178,12 +190,15 @@ impl Host {
             _lock: lock,
         });
         host.pin_all()?;
+        // First: a machine may wait for a page of one.
+        host.mounts.take_up(&host.sources)?;
         host.adopt_all()?;
         Ok(host)
     }
 
     /// Looks after the machines until the host ends; then every disk is made durable and closed, and the
-    /// guests' requests wait for the next service.
+    /// guests' requests wait for the next service. What waits for requests of mounts ends with the process alone: the
+    /// runtime must not be waited for.
     pub async fn run(self: &Arc<Self>, shutdown: impl Future<Output = ()>) {
         let mut ended = self.end.subscribe();
         let look = async {
@@ -203,11 +218,13 @@ impl Host {
             () = shutdown => {}
             _ = ended.wait_for(|ended| *ended) => {}
             () = look => {}
+            () = self.look_after_mounts() => {}
         }
         self.end.send_replace(true);
         // Together: one whose registry is gone takes ten seconds.
         let mut closing: JoinSet<()> = self.all().into_iter().map(Self::close).collect();
         while closing.join_next().await.is_some() {}
+        self.mounts.close().await;
         self.sources.tell_all().await;
     }
 

@@ -20,7 +20,7 @@ use shale_view::{Cache, CacheSettings, Counters, FillRate};
 use tokio::runtime::Runtime;
 
 /// A hypervisor that is not installed.
-struct NoDriver;
+pub(crate) struct NoDriver;
 
 impl Driver for NoDriver {
     fn capabilities(&self) -> Capabilities {
@@ -87,6 +87,8 @@ fn open(state: &Path, runtime: &Runtime) -> HostResult<Arc<Host>> {
         cache: Arc::new(Cache::open(Arc::new(MemoryFiles::new()), cache).unwrap()),
         counters: Arc::new(Counters::default()),
         clock: SystemTime::now,
+        start_keeper: Box::new(|_| Err(std::io::ErrorKind::Unsupported.into())),
+        tell: Box::new(|_| {}),
         runtime: runtime.handle().clone(),
     })
 }

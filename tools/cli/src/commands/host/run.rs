@@ -18,6 +18,7 @@ use shale_nbd::listen_unix;
 use shale_view::{Counters, FillRate};
 use tokio::net::UnixListener;
 
+use crate::commands::keeper;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{note, parse_bytes};
@@ -123,6 +124,8 @@ impl HostService {
             counters: Arc::new(Counters::default()),
             fill: fill_rate(&options, &context.settings)?,
             clock: SystemTime::now,
+            start_keeper: Box::new(keeper::start),
+            tell: Box::new(|text| note!("{text}")),
             runtime: handle,
         })?;
         if account.is_some() {
