@@ -88,7 +88,11 @@ impl Host {
         };
         let found = self.driver.attach(&instance.paths.vm_files());
         let taken = match found {
-            Ok(None) => return Found::NoMachine,
+            Ok(None) => {
+                // What cannot be unmounted is, when the instance is removed or starts again.
+                let _ = self.unmount_snapshot(instance);
+                return Found::NoMachine;
+            }
             Ok(Some(vm)) => self.take_over(instance, &vm, record).map(|disk| (vm, disk)),
             Err(error) => Err(error.into()),
         };
@@ -146,6 +150,7 @@ impl Host {
     /// Removes all of an instance: its record first, so that what is left is known to be garbage. Blocks.
     pub(super) fn discard(&self, instance: &Instance) -> HostResult<()> {
         self.records.remove(&instance.name)?;
+        self.unmount_snapshot(instance)?;
         remove_dir(&instance.paths.run)?;
         remove_dir(&instance.paths.dir)
     }
@@ -210,10 +215,13 @@ impl Host {
             live.holds_ports = false;
             live.disk.take()
         };
-        match disk {
+        let closed = match disk {
             Some(disk) => disk.close().await,
             None => Ok(()),
-        }
+        };
+        let this = instance.clone();
+        let unmounted = self.blocking(move |host| host.unmount_snapshot(&this));
+        closed.and(unmounted.await)
     }
 
     /// Keeps what an instance should do, durably.

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use shale_fusefs::{DiskFace, DiskFile, Face, Permissions, TreeError, TreeFace};
-use shale_view::{ChunkReader, Disk, Overlay, PlanFile, View};
+use shale_view::{ChunkReader, Disk, Overlay, PlanFile, Trace, View};
 
 /// The tree of a plan, to be mounted with the same permissions.
 pub fn tree_face(
@@ -12,7 +12,21 @@ pub fn tree_face(
     reader: Arc<ChunkReader>,
     permissions: Permissions,
 ) -> Result<impl Face, TreeError> {
-    let view = Arc::new(View::new(plan, reader));
+    face_of(View::new(plan, reader), permissions)
+}
+
+/// The same, which notes in a trace what is read.
+pub(super) fn traced_tree_face(
+    plan: PlanFile,
+    reader: Arc<ChunkReader>,
+    trace: Arc<Trace>,
+    permissions: Permissions,
+) -> Result<impl Face, TreeError> {
+    face_of(View::new(plan, reader).traced(trace), permissions)
+}
+
+fn face_of(view: View, permissions: Permissions) -> Result<impl Face, TreeError> {
+    let view = Arc::new(view);
     let disk = Arc::new(Disk::read_only(view.clone()));
     TreeFace::new(PlanOf(view), disk, permissions)
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shale_fusefs::{Connection, Ended, Face, MountError, Session, SessionError, clear};
-use shale_view::{Overlay, open_plan};
+use shale_view::{Overlay, Trace, open_plan};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -28,6 +28,7 @@ use crate::source::Sources;
 use record::MountRecords;
 
 pub use face::{disk_face, tree_face};
+use face::traced_tree_face;
 pub(crate) use record::{MountOwner, MountRecord, Shows};
 
 /// Most mounts of a host: each has threads of its own.
@@ -84,13 +85,27 @@ pub(crate) struct Opened {
 impl Opened {
     /// Opens what `record` is of. Blocks.
     pub(crate) fn new(record: &MountRecord, sources: &Sources) -> HostResult<Self> {
+        Self::traced(record, sources, None)
+    }
+
+    /// The same; where it is a tree, what is read of it is noted in a trace. Blocks.
+    pub(crate) fn traced(
+        record: &MountRecord,
+        sources: &Sources,
+        trace: Option<Arc<Trace>>,
+    ) -> HostResult<Self> {
         let source = sources.get(&record.origin.repository())?;
         let plan = record.origin.plan;
         let file = open_plan(&source.composer.plan_path(plan), plan)?;
         let reader = source.reader.clone();
         Ok(match &record.shows {
             Shows::Tree => Self {
-                face: Box::new(tree_face(file, reader, record.owner.permissions())?),
+                face: match (trace, record.owner.permissions()) {
+                    (Some(trace), permissions) => {
+                        Box::new(traced_tree_face(file, reader, trace, permissions)?)
+                    }
+                    (None, permissions) => Box::new(tree_face(file, reader, permissions)?),
+                },
                 overlay: None,
             },
             Shows::Disk { overlay, owner } => {

@@ -90,27 +90,6 @@ impl WarmSnapshot {
         Ok(())
     }
 
-    /// Writes the files that a hypervisor reads to a directory. Blocks.
-    pub(crate) fn write_files(&self, directory: &std::path::Path) -> HostResult<()> {
-        use std::io::{Seek, SeekFrom, Write};
-        for name in [super::MEMORY, super::KERNEL, super::INITRD] {
-            let Some(content) = content(&self.tree, name) else { continue };
-            let path = directory.join(name);
-            let mut file = std::fs::File::create(&path).map_err(crate::error::system("make", &path))?;
-            file.set_len(content.size()).map_err(crate::error::system("make", &path))?;
-            for extent in content.extents() {
-                match extent {
-                    Extent::Hole { len } => { file.seek(SeekFrom::Current(*len as i64)).map_err(crate::error::system("seek", &path))?; }
-                    Extent::Chunk { id, len } => {
-                        let bytes = self.source.composer.read_chunks(&[(*id, *len)])?;
-                        file.write_all(&bytes[id]).map_err(crate::error::system("write", &path))?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Reads a file of at most so many bytes. Blocks.
     fn read(
         &self,

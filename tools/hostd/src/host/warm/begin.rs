@@ -3,13 +3,15 @@
 //! Until the guest has its identity, the record says that the instance is being deployed: a service that is killed before
 //! leaves a machine that nobody is to find, and the next one removes it.
 
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shale_files::DirFiles;
+use shale_fusefs::ReadAhead;
 use shale_hvplug::{Memory, OwnSocket, Vm};
 use shale_image::identity::Identity;
 use shale_model::Reference;
@@ -17,14 +19,14 @@ use shale_view::Overlay;
 
 use crate::api::{Deploy, Stage, WarmStart};
 use crate::compose::Image;
-use crate::dirs::{current_boot, private_dir, remove_dir};
+use crate::dirs::{current_boot, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::patience::Patience;
 use crate::record::{Phase, Record};
 use crate::source::Source;
 use crate::warm::{Channel, Finish, MEMORY, WarmSnapshot, Wake, archive};
 
-use super::super::Host;
+use super::super::{Host, HostMount};
 use super::super::attempt::Attempt;
 use super::super::instance::Instance;
 use super::super::start::{ConsoleStart, console_start, machine};
@@ -216,7 +218,8 @@ impl Host {
         })?;
         let run = &instance.paths.run;
         private_dir(run).map_err(system("make", run))?;
-        let directory = self.files_of(instance, kept)?;
+        self.mount_snapshot(instance, kept, &record)?;
+        let directory = instance.paths.snapshot_mount();
         let disk = self.serve(instance, &record)?;
         instance.live().disk = Some(disk);
         let console = console_start(instance);
@@ -240,13 +243,29 @@ impl Host {
         source.tell_of_boot(snapshot.image.id, &snapshot.trace);
     }
 
-    /// The directory with the files of a snapshot. Blocks.
-    fn files_of(&self, instance: &Instance, kept: &Kept) -> HostResult<PathBuf> {
-        let directory = instance.paths.run.join("kept");
-        remove_dir(&directory)?;
+    /// Mounts a snapshot for the machine of an instance. Blocks.
+    fn mount_snapshot(&self, instance: &Instance, kept: &Kept, record: &Record) -> HostResult<()> {
+        let directory = instance.paths.snapshot_mount();
         private_dir(&directory).map_err(system("make", &directory))?;
-        kept.snapshot.write_files(&directory)?;
-        Ok(directory)
+        self.mount_for_host(&HostMount {
+            name: instance.name.to_string(),
+            directory,
+            repository: record.origin.repository(),
+            template: kept.snapshot.image.id,
+            read_ahead: ReadAhead::Large,
+            trace: Some(kept.snapshot.trace.clone()),
+        })
+    }
+
+    /// Unmounts the snapshot of an instance whose machine has ended, if it has one. Blocks.
+    pub(in crate::host) fn unmount_snapshot(&self, instance: &Instance) -> HostResult<()> {
+        let directory = instance.paths.snapshot_mount();
+        if !directory.exists() {
+            return Ok(());
+        }
+        self.unmount_for_host(instance.name.as_str())?;
+        // It is empty now.
+        fs::remove_dir(&directory).map_err(system("remove", &directory))
     }
 
     /// Removes what a warm start has made that failed; the name stays taken.
