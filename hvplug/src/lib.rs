@@ -15,7 +15,9 @@ mod warm;
 
 pub use driver::{Capabilities, Driver, Stop, Vm, VmState};
 pub use error::{DriverError, DriverResult};
-pub use machine::{Acceleration, DirectBoot, DiskOffer, Forward, Machine, Memory, Resources, VmFiles};
+pub use machine::{
+    Acceleration, DirectBoot, DiskOffer, Forward, Machine, Memory, Resources, VmFiles,
+};
 pub use mover::{DiskMover, Moving};
 pub use own_socket::OwnSocket;
 pub use process::ProcessId;

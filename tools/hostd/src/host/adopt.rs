@@ -213,6 +213,9 @@ impl Host {
             let mut live = instance.live();
             live.vm = None;
             live.holds_ports = false;
+            if let Some(fill) = live.snapshot_fill.take() {
+                fill.abort();
+            }
             live.disk.take()
         };
         let closed = match disk {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shale_hvplug::{Vm, VmFiles};
 use shale_view::Trace;
+use tokio::task::AbortHandle;
 
 use crate::data_disk::DataDisk;
 use crate::dirs::HostDirs;
@@ -38,6 +39,8 @@ pub(super) struct Live {
     pub(super) vm: Option<Vm>,
     /// The disk, from before the machine starts until it has ended.
     pub(super) disk: Option<Served>,
+    /// Brings the rest of the snapshot that its memory is read from.
+    pub(super) snapshot_fill: Option<AbortHandle>,
     /// What its first boot reads, until it is ready.
     pub(super) trace: Option<Arc<Trace>>,
     /// When its hypervisor was asked whether the guest stands still.

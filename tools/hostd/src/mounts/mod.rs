@@ -27,8 +27,8 @@ use crate::source::Sources;
 
 use record::MountRecords;
 
-pub use face::{disk_face, tree_face};
 use face::traced_tree_face;
+pub use face::{disk_face, tree_face};
 pub(crate) use record::{MountOwner, MountRecord, Shows};
 
 /// Most mounts of a host: each has threads of its own.

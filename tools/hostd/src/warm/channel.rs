@@ -139,7 +139,10 @@ mod tests {
     use super::*;
 
     /// A guest that says this, and what it hears until it has `bytes`.
-    fn talk(says: &'static [u8], bytes: usize) -> (tempfile::TempDir, thread::JoinHandle<Vec<u8>>, Channel) {
+    fn talk(
+        says: &'static [u8],
+        bytes: usize,
+    ) -> (tempfile::TempDir, thread::JoinHandle<Vec<u8>>, Channel) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("channel");
         let listener = UnixListener::bind(&path).unwrap();
@@ -164,7 +167,10 @@ mod tests {
         let (wake, other) = (Wake::new(now).unwrap(), Wake::new(now).unwrap());
         assert_eq!(wake.0[..24], other.0[..24]);
         assert_ne!(wake.0[24..], other.0[24..], "nobody else has it");
-        assert_eq!(u64::from_le_bytes(*wake.0.first_chunk().unwrap()), 1_700_000_000);
+        assert_eq!(
+            u64::from_le_bytes(*wake.0.first_chunk().unwrap()),
+            1_700_000_000
+        );
         let (_dir, guest, mut channel) = talk(b"identity\n", 88 + 2 + 5);
         channel.give(&wake, b"files", endless).unwrap();
         let heard = guest.join().unwrap();

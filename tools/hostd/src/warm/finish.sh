@@ -24,11 +24,15 @@ rm -rf /usr/lib/shale /etc/systemd/system/shale-wait.service \
 sync
 echo identity >&3
 exec 3>&-
-# What has the former machine id, as a client of DHCP has it, and what has read keys that are no more.
-systemctl try-restart systemd-journald systemd-networkd NetworkManager networking ssh sshd 2>/dev/null
-# What missed its identity at boot, as an SSH server without keys does.
+# What has missed an identity.
+units=
 while read -r unit rest; do
-    systemctl reset-failed "$unit"
-    systemctl start "$unit"
+    units="$units $unit"
 done </run/shale.failed
+if [ -n "$units" ]; then
+    systemctl reset-failed $units
+    systemctl --no-block start $units
+fi
+# What has the former machine id, as a client of DHCP has it, and what has read keys that are no more.
+systemctl try-restart systemd-networkd NetworkManager networking systemd-journald ssh sshd 2>/dev/null
 rm -f /run/shale.failed /run/shale.finish

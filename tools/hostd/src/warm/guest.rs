@@ -128,7 +128,11 @@ mod tests {
         let [new, own] = ["new", "own"].map(|name| dir.path().join(name));
         let merge = FINISH.split("for name in").next().unwrap();
         for (coming, present, merged) in [
-            ("root:*:1\nada:x:2\n", "root:!:0\ndaemon:x:3\n", "root:*:1\nada:x:2\ndaemon:x:3\n"),
+            (
+                "root:*:1\nada:x:2\n",
+                "root:!:0\ndaemon:x:3\n",
+                "root:*:1\nada:x:2\ndaemon:x:3\n",
+            ),
             ("root:x\n", "", "root:x\n"),
             ("a*:x\n", "ab:$(id):`id`\\n", "a*:x\nab:$(id):`id`\\n\n"),
             ("roo:x\n", "root:y\noo:z\n", "roo:x\nroot:y\noo:z\n"),

@@ -71,7 +71,9 @@ pub(crate) fn archive(files: &IdentityFiles, finish: &str) -> io::Result<Vec<u8>
 
 /// Where the guest puts a file first.
 fn place_of(path: &TreePath) -> Vec<u8> {
-    let account = ACCOUNTS.iter().find(|name| path.as_bytes() == name.as_bytes());
+    let account = ACCOUNTS
+        .iter()
+        .find(|name| path.as_bytes() == name.as_bytes());
     match account.and_then(|name| name.strip_prefix("etc/")) {
         Some(name) => format!("{MERGED}/{name}").into_bytes(),
         None => path.as_bytes().to_vec(),

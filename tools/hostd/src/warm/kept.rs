@@ -61,16 +61,15 @@ pub(crate) struct Differs {
 impl fmt::Display for Differs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, kept, wanted } = self;
-        write!(f, "it was kept with {what} {kept}, this machine has {wanted}")
+        write!(
+            f,
+            "it was kept with {what} {kept}, this machine has {wanted}"
+        )
     }
 }
 
 impl KeptMachine {
-    pub(crate) fn new(
-        machine: Common,
-        written: Vec<(u64, u64)>,
-        zeroed: Vec<(u64, u64)>,
-    ) -> Self {
+    pub(crate) fn new(machine: Common, written: Vec<(u64, u64)>, zeroed: Vec<(u64, u64)>) -> Self {
         Self {
             format: FORMAT.into(),
             machine,
@@ -129,15 +128,15 @@ impl Common {
             .or_else(|| differs("processors that are", &how(kept), &how(asked)))
             .or_else(|| differs("processors of type", &self.processor, &wanted.processor))
             .or_else(|| differs("processors, in number", &kept.cpus, &asked.cpus))
+            .or_else(|| differs("memory, in bytes:", &kept.memory_bytes, &asked.memory_bytes))
+            .or_else(|| differs("a disk, in bytes:", &self.disk_bytes, &wanted.disk_bytes))
             .or_else(|| {
                 differs(
-                    "memory, in bytes:",
-                    &kept.memory_bytes,
-                    &asked.memory_bytes,
+                    "data disks, in number",
+                    &self.data_disks,
+                    &wanted.data_disks,
                 )
             })
-            .or_else(|| differs("a disk, in bytes:", &self.disk_bytes, &wanted.disk_bytes))
-            .or_else(|| differs("data disks, in number", &self.data_disks, &wanted.data_disks))
             .or_else(|| differs("command line", &self.command_line, &wanted.command_line))
     }
 }
@@ -193,8 +192,12 @@ mod tests {
         let changes: [(&str, Change); 9] = [
             ("template", |c| c.template = TemplateId::of(b"x")),
             ("plan", |c| c.plan = PlanId::of(b"x")),
-            ("7.2.23", |c| c.hypervisor = "QEMU emulator version 7.2.23".into()),
-            ("translated", |c| c.resources.acceleration = Acceleration::Kvm),
+            ("7.2.23", |c| {
+                c.hypervisor = "QEMU emulator version 7.2.23".into()
+            }),
+            ("translated", |c| {
+                c.resources.acceleration = Acceleration::Kvm
+            }),
             ("type max", |c| c.processor = "other".into()),
             ("number 2", |c| c.resources.cpus = 4),
             ("536870912", |c| c.resources.memory_bytes = 1 << 30),

@@ -54,10 +54,16 @@ impl WarmSnapshot {
         };
         let (tree, trace) = (composed.tree, Arc::<Trace>::default());
         let mut json = Vec::new();
-        read(&source, &tree, &trace, (MACHINE, MAX_MACHINE_BYTES), |part| {
-            json.extend_from_slice(part);
-            Ok(())
-        })?;
+        read(
+            &source,
+            &tree,
+            &trace,
+            (MACHINE, MAX_MACHINE_BYTES),
+            |part| {
+                json.extend_from_slice(part);
+                Ok(())
+            },
+        )?;
         let kept = KeptMachine::decode(&json).map_err(|reason| damaged(MACHINE, &reason))?;
         Ok(Self {
             image,
@@ -91,11 +97,7 @@ impl WarmSnapshot {
     }
 
     /// Reads a file of at most so many bytes. Blocks.
-    fn read(
-        &self,
-        file: (&str, u64),
-        take: impl FnMut(&[u8]) -> HostResult<()>,
-    ) -> HostResult<()> {
+    fn read(&self, file: (&str, u64), take: impl FnMut(&[u8]) -> HostResult<()>) -> HostResult<()> {
         read(&self.source, &self.tree, &self.trace, file, take)
     }
 }

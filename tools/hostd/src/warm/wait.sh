@@ -2,7 +2,11 @@
 exec 3<>/dev/virtio-ports/shale.identity || exit
 systemctl is-system-running --wait >/dev/null
 udevadm settle
-systemctl list-units --state=failed --plain --no-legend >/run/shale.failed
+# What misses an identity, as an SSH server without keys does, and tries again and again.
+systemctl list-units --type=service --state=failed,activating --plain --no-legend >/run/shale.failed
+while read -r unit rest; do
+    systemctl stop "$unit"
+done </run/shale.failed
 rm -f /etc/ssh/ssh_host_*
 # What is needed in a moment is in memory then.
 head -c 1 /dev/zero | tar -cf /dev/null /etc/hostname 2>/dev/null

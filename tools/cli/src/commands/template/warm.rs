@@ -61,9 +61,7 @@ impl Warm {
             limit_seconds: self.timeout,
         }));
         match call(context, request, show_stage(context))? {
-            Outcome::Warmed(new) => {
-                print_one(&*new, context.global.format, context.global.quiet)
-            }
+            Outcome::Warmed(new) => print_one(&*new, context.global.format, context.global.quiet),
             other => Err(unexpected(&other)),
         }
     }

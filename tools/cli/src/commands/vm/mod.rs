@@ -30,8 +30,8 @@ use crate::commands::host::{call, unexpected};
 use crate::context::Context;
 use crate::output::{Row, bytes, note};
 
-pub(crate) use deploy::{Accel, Deploy};
 pub(super) use deploy::parse_memory;
+pub(crate) use deploy::{Accel, Deploy};
 pub(crate) use ls::Ls;
 pub(super) use ssh::arguments;
 

@@ -15,7 +15,8 @@ use shale_fusefs::ReadAhead;
 use shale_hvplug::{Memory, OwnSocket, Vm};
 use shale_image::identity::Identity;
 use shale_model::Reference;
-use shale_view::Overlay;
+use shale_view::{FillState, Overlay, View, open_plan};
+use tokio::sync::watch;
 
 use crate::api::{Deploy, Stage, WarmStart};
 use crate::compose::Image;
@@ -24,12 +25,12 @@ use crate::error::{HostError, HostResult, system};
 use crate::patience::Patience;
 use crate::record::{Phase, Record};
 use crate::source::Source;
-use crate::warm::{Channel, Finish, MEMORY, WarmSnapshot, Wake, archive};
+use crate::warm::{Channel, Finish, MEMORY, Wake, WarmSnapshot, archive};
 
-use super::super::{Host, HostMount};
 use super::super::attempt::Attempt;
 use super::super::instance::Instance;
 use super::super::start::{ConsoleStart, console_start, machine};
+use super::super::{Host, HostMount};
 use super::{Warmed, common};
 
 /// How long a guest may take until it has its identity. It takes a fraction of a second; one that is not there after this is
@@ -81,6 +82,7 @@ impl Host {
         match self.stage(&attempt.progress, Stage::Wake, wake).await {
             Ok(console) => {
                 self.tell_of_wake(&kept);
+                self.fill_from(instance, &kept);
                 Ok(Warmed::Begun(console))
             }
             Err(error) => {
@@ -241,6 +243,22 @@ impl Host {
             source, snapshot, ..
         } = kept;
         source.tell_of_boot(snapshot.image.id, &snapshot.trace);
+    }
+
+    /// Brings the rest of a snapshot: a guest that touches a page of it must not depend on a registry for long.
+    fn fill_from(&self, instance: &Instance, kept: &Kept) {
+        let (source, image) = (&kept.source, &kept.snapshot.image);
+        let path = source.composer.plan_path(image.plan_id);
+        // Without it, pages come when they are touched.
+        if let Ok(plan) = open_plan(&path, image.plan_id) {
+            let (filler, view) = (
+                source.filler.clone(),
+                View::new(plan, source.reader.clone()),
+            );
+            let (state, _) = watch::channel(FillState::Running);
+            let fill = async move { filler.fill(&view, &state).await };
+            instance.live().snapshot_fill = Some(self.runtime.spawn(fill).abort_handle());
+        }
     }
 
     /// Mounts a snapshot for the machine of an instance. Blocks.

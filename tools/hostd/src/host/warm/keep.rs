@@ -213,10 +213,7 @@ impl Host {
         let platform = to_boot.image.template.platform.clone();
         let snapshot = Template::new(platform, vec![layer], machine);
         let id = name_template(&*sink, &*catalog, &name, before, &snapshot)?;
-        let reference = Reference {
-            name,
-            ..template
-        };
+        let reference = Reference { name, ..template };
         Ok(NewTemplate::new(&reference, id, &pushed))
     }
 
