@@ -230,6 +230,9 @@ pub enum HostError {
     /// A warm snapshot is not what it should be.
     #[error("the warm snapshot is damaged: {0}")]
     WarmSnapshot(String),
+    /// An identity cannot be put into words of a shell.
+    #[error("a guest that runs cannot be given its identity: {0}")]
+    IdentityScript(String),
     /// The hypervisor keeps no machines.
     #[error("no machine of this hypervisor can be kept")]
     CannotKeep,
@@ -424,7 +427,7 @@ impl HostError {
             }
             Self::WarmSnapshot(_) => "`shale template warm` makes another".into(),
             Self::Channel(_) => {
-                "a template needs systemd, a shell, coreutils and tar to be kept warm".into()
+                "a template needs systemd, a shell and coreutils to be kept warm".into()
             }
             Self::NotStopped(name) => format!("`shale vm stop {name}` first"),
             Self::Runs(name) => format!("`shale vm stop {name}` or `shale vm pause {name}` first"),

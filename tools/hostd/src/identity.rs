@@ -58,11 +58,11 @@ pub(crate) fn new_identity(
 }
 
 /// What stands for an identity in a machine that waits for one: nothing of it is anybody's.
-pub(crate) fn no_identity(seconds: u64) -> io::Result<Identity> {
-    let new = new_identity("localhost", "root", vec![], seconds)?;
+/// Keys may log in as `user` later, who so has a place for them.
+pub(crate) fn no_identity(user: &str, seconds: u64) -> io::Result<Identity> {
+    let new = new_identity("localhost", user, vec![], seconds)?;
     Ok(Identity {
         ssh_host_keys: vec![],
-        login: None,
         ..new.identity
     })
 }

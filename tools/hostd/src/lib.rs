@@ -65,3 +65,4 @@ pub use seed::SeedError;
 pub use shale_image::merge::{Conflict, IdKind, MergeNote};
 pub use source::{OpenPlace, registry_url};
 pub use supply::supply;
+pub use warm::reference as warm_reference;

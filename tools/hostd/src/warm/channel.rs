@@ -1,16 +1,15 @@
-//! What host and guest say to each other over the channel of a machine: lines of the guest, and a [`Wake`] and an archive
-//! of the host. The guest is not trusted.
+//! What host and guest say to each other over the channel of a machine: lines of the guest, and a script of the host. The
+//! guest is not trusted.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use shale_hvplug::OwnSocket;
 
 use crate::error::{HostError, HostResult};
-use crate::keys::random;
 
 /// What a guest says that waits for its identity, and what one says that has it.
 const READY: &str = "ready";
@@ -18,9 +17,6 @@ const IDENTITY: &str = "identity";
 
 /// Longest line that is taken from a guest.
 const MAX_LINE_BYTES: usize = 64;
-
-/// Bytes of randomness that a guest gets: twice as many as its kernel's keys have.
-const RANDOM_BYTES: usize = 64;
 
 /// How long a read waits until it is looked whether there is still use in waiting.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -51,20 +47,16 @@ impl Channel {
         self.expect(READY, go_on)
     }
 
-    /// Gives the guest its identity, and waits until it has it.
+    /// Gives the guest the script of its identity, and waits until it has it.
     pub(crate) fn give(
         &mut self,
-        wake: &Wake,
-        archive: &[u8],
+        script: &[u8],
         go_on: impl FnMut() -> HostResult<()>,
     ) -> HostResult<()> {
-        let length = format!("{}\n", archive.len());
         let given = self
             .stream
             .set_write_timeout(Some(GIVE_WITHIN))
-            .and_then(|()| self.stream.write_all(&wake.0))
-            .and_then(|()| self.stream.write_all(length.as_bytes()))
-            .and_then(|()| self.stream.write_all(archive));
+            .and_then(|()| self.stream.write_all(script));
         given.map_err(HostError::Channel)?;
         self.expect(IDENTITY, go_on)
     }
@@ -105,32 +97,6 @@ fn is_early(error: &io::Error) -> bool {
     matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
-/// What a guest hears first: what time it is, and randomness that nobody else has, in the layout that the kernel takes.
-///
-/// ```text
-///  0  8  seconds since 1970        struct timespec
-///  8  8  nanoseconds
-/// 16  4  bits of randomness        struct rand_pool_info
-/// 20  4  bytes that hold them
-/// 24 64  these bytes
-/// ```
-pub(crate) struct Wake([u8; 24 + RANDOM_BYTES]);
-
-impl Wake {
-    pub(crate) fn new(now: SystemTime) -> io::Result<Self> {
-        let mut bytes = [0; RANDOM_BYTES];
-        random(&mut bytes)?;
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut wake = [0; 24 + RANDOM_BYTES];
-        wake[..8].copy_from_slice(&now.as_secs().to_le_bytes());
-        wake[8..16].copy_from_slice(&u64::from(now.subsec_nanos()).to_le_bytes());
-        wake[16..20].copy_from_slice(&(8 * RANDOM_BYTES as u32).to_le_bytes());
-        wake[20..24].copy_from_slice(&(RANDOM_BYTES as u32).to_le_bytes());
-        wake[24..].copy_from_slice(&bytes);
-        Ok(Self(wake))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
@@ -162,20 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_is_woken_with_time_randomness_and_an_archive() {
-        let now = UNIX_EPOCH + Duration::new(1_700_000_000, 5);
-        let (wake, other) = (Wake::new(now).unwrap(), Wake::new(now).unwrap());
-        assert_eq!(wake.0[..24], other.0[..24]);
-        assert_ne!(wake.0[24..], other.0[24..], "nobody else has it");
-        assert_eq!(
-            u64::from_le_bytes(*wake.0.first_chunk().unwrap()),
-            1_700_000_000
-        );
-        let (_dir, guest, mut channel) = talk(b"identity\n", 88 + 2 + 5);
-        channel.give(&wake, b"files", endless).unwrap();
-        let heard = guest.join().unwrap();
-        assert_eq!(heard[..88], wake.0);
-        assert_eq!(heard[88..], *b"5\nfiles");
+    fn a_guest_is_told_what_to_do() {
+        let (_dir, guest, mut channel) = talk(b"identity\n", 5);
+        channel.give(b"exit\n", endless).unwrap();
+        assert_eq!(guest.join().unwrap(), b"exit\n");
     }
 
     #[test]

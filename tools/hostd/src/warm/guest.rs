@@ -1,5 +1,6 @@
-//! What waits in a guest for its identity, and what it does when it gets one. A guest needs systemd, a POSIX shell,
-//! coreutils and tar for it.
+//! What waits in a guest for its identity: a shell that does what it is told through a serial port, so that it is the host's
+//! version that counts when the guest goes on, not that of the snapshot. A guest needs systemd, a POSIX shell and coreutils
+//! for it.
 
 use shale_image::identity::ExtraFile;
 
@@ -16,9 +17,6 @@ ExecStart=/bin/sh /usr/lib/shale/wait
 ";
 
 const WAIT: &str = include_str!("wait.sh");
-
-/// The rest, which comes with the identity: so it is the host's version that counts, not that of the snapshot.
-const FINISH: &str = include_str!("finish.sh");
 
 /// Instructions of a program for x86-64: see `reseed.s`.
 const RESEED: &[u8] = include_bytes!("reseed.bin");
@@ -76,20 +74,6 @@ fn reseed() -> Vec<u8> {
     file
 }
 
-/// What a guest does with its identity.
-pub(crate) struct Finish<'a> {
-    /// Its name: labels of letters, digits and hyphens.
-    pub(crate) hostname: &'a str,
-}
-
-impl Finish<'_> {
-    /// The script that does it.
-    pub(crate) fn script(&self) -> String {
-        let hostname = self.hostname;
-        format!("hostname='{hostname}'\n{FINISH}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -121,37 +105,9 @@ mod tests {
         assert_eq!(status.unwrap().code(), Some(1), "it ran, and said so");
     }
 
-    /// Accounts that the guest made when it booted stay, and those that come are as they come.
     #[test]
-    fn accounts_are_merged_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let [new, own] = ["new", "own"].map(|name| dir.path().join(name));
-        let merge = FINISH.split("for name in").next().unwrap();
-        for (coming, present, merged) in [
-            (
-                "root:*:1\nada:x:2\n",
-                "root:!:0\ndaemon:x:3\n",
-                "root:*:1\nada:x:2\ndaemon:x:3\n",
-            ),
-            ("root:x\n", "", "root:x\n"),
-            ("a*:x\n", "ab:$(id):`id`\\n", "a*:x\nab:$(id):`id`\\n\n"),
-            ("roo:x\n", "root:y\noo:z\n", "roo:x\nroot:y\noo:z\n"),
-        ] {
-            fs::write(&new, coming).unwrap();
-            fs::write(&own, present).unwrap();
-            let script = format!("{merge}\nmerge '{}' '{}'", new.display(), own.display());
-            let status = Command::new("sh").arg("-c").arg(script).status();
-            assert!(status.unwrap().success());
-            assert_eq!(fs::read_to_string(&own).unwrap(), merged);
-        }
-    }
-
-    #[test]
-    fn scripts_are_those_of_a_shell() {
-        let finish = Finish { hostname: "web" };
-        for script in [WAIT, &finish.script()] {
-            let status = Command::new("sh").args(["-n", "-c", script]).status();
-            assert!(status.unwrap().success(), "{script}");
-        }
+    fn what_waits_is_a_script_of_a_shell() {
+        let status = Command::new("sh").args(["-n", "-c", WAIT]).status();
+        assert!(status.unwrap().success());
     }
 }

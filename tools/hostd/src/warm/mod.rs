@@ -14,26 +14,28 @@
 //!
 //! - `kept.rs`: `machine.json`.
 //! - `blocks.rs`: an overlay as `disk`, and back.
-//! - `guest.rs`: what waits in the guest for its identity, and what it does when it gets one.
-//! - `identity.rs`: an identity as an archive that the guest unpacks.
+//! - `guest.rs`: what waits in the guest for its identity.
 //! - `channel.rs`: what guest and host say to each other.
+//! - `wake.rs`, `script.rs`: what the guest is told to do: time, randomness, and an identity.
 //! - `snapshot.rs`: a warm snapshot, found and read.
 
 mod blocks;
 mod channel;
 mod guest;
-mod identity;
 mod kept;
+mod script;
 mod snapshot;
+mod wake;
 
 use shale_model::{RefName, ReferenceError, TemplateId};
 
 pub(crate) use blocks::{WrittenBlocks, take_blocks};
-pub(crate) use channel::{Channel, Wake};
-pub(crate) use guest::{Finish, waiting_files};
-pub(crate) use identity::archive;
+pub(crate) use channel::Channel;
+pub(crate) use guest::waiting_files;
 pub(crate) use kept::{Common, KeptMachine, processor_of};
+pub(crate) use script::identity_script;
 pub(crate) use snapshot::WarmSnapshot;
+pub(crate) use wake::Wake;
 
 /// Names of the files of a snapshot.
 pub(crate) const MACHINE: &str = "machine.json";
@@ -45,7 +47,10 @@ pub(crate) const INITRD: &str = "initrd";
 
 /// The reference of the warm snapshot of a template, beside the template's own: another template, though it gets the same
 /// name, has another.
-pub(crate) fn reference(name: &RefName, template: TemplateId) -> Result<RefName, ReferenceError> {
+///
+/// # Errors
+/// There is none: the tag is one. The name was checked before.
+pub fn reference(name: &RefName, template: TemplateId) -> Result<RefName, ReferenceError> {
     RefName::new(
         name.project(),
         name.name(),

@@ -1,7 +1,7 @@
-# What a guest runs first when it goes on as a machine of its own, with nothing else on its system: reads a `Wake` of
-# channel.rs from standard input, sets the clock, adds the randomness and lets the kernel draw its keys from it at once.
-# `reseed.bin` is this, assembled: a test compares. Linux on x86-64; numbers of calls from asm/unistd_64.h, of requests
-# from linux/random.h.
+# What a guest runs when it goes on as a machine of its own, with nothing else of its system: reads a `Wake` from standard
+# input (wake.rs), sets the clock, adds the randomness and lets the kernel draw its keys from it at once. A time of zero
+# means something else: all that was written is put on the disks. `reseed.bin` is this, assembled: a test compares.
+# Linux on x86-64; numbers of calls from asm/unistd_64.h, of requests from linux/random.h.
         .globl _start
 _start: sub     $88, %rsp
         mov     %rsp, %rbx
@@ -17,7 +17,9 @@ read:   mov     $88, %edx               # read(0, what is left of it)
         jle     fail
         add     %eax, %ebp
         jmp     read
-clock:  mov     $227, %eax              # clock_settime(CLOCK_REALTIME, seconds and nanoseconds)
+clock:  cmpq    $0, (%rbx)
+        je      sync
+        mov     $227, %eax              # clock_settime(CLOCK_REALTIME, seconds and nanoseconds)
         xor     %edi, %edi
         mov     %rbx, %rsi
         syscall
@@ -43,7 +45,10 @@ clock:  mov     $227, %eax              # clock_settime(CLOCK_REALTIME, seconds 
         syscall
         test    %eax, %eax
         jnz     fail
-        xor     %edi, %edi
+        jmp     done
+sync:   mov     $162, %eax              # sync
+        syscall
+done:   xor     %edi, %edi
         jmp     end
 fail:   mov     $1, %edi
 end:    mov     $60, %eax               # exit

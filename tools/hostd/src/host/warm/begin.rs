@@ -25,7 +25,7 @@ use crate::error::{HostError, HostResult, system};
 use crate::patience::Patience;
 use crate::record::{Phase, Record};
 use crate::source::Source;
-use crate::warm::{Channel, Finish, MEMORY, Wake, WarmSnapshot, archive};
+use crate::warm::{Channel, MEMORY, Wake, WarmSnapshot, identity_script};
 
 use super::super::attempt::Attempt;
 use super::super::instance::Instance;
@@ -155,13 +155,13 @@ impl Host {
         patience: &Patience,
     ) -> HostResult<ConsoleStart> {
         let (of, itself) = (kept.clone(), identity.clone());
-        let archive = self.blocking(move |_| archive_of(&of, &itself));
+        let script = self.blocking(move |_| script_of(&of, &itself));
         let (this, of) = (instance.clone(), kept.clone());
         let start = self.blocking(move |host| host.start_kept(&this, record, &identity, &of));
-        let (archive, waiting) = tokio::join!(archive, start);
-        let (waiting, archive) = (waiting?, archive?);
+        let (script, waiting) = tokio::join!(script, start);
+        let (waiting, script) = (waiting?, script?);
         let (this, patience) = (instance.clone(), patience.clone());
-        self.blocking(move |host| host.give_identity(&this, waiting, &archive, &patience))
+        self.blocking(move |host| host.give_identity(&this, waiting, &script, &patience))
             .await
     }
 
@@ -170,7 +170,7 @@ impl Host {
         &self,
         instance: &Instance,
         waiting: Waiting,
-        archive: &[u8],
+        script: &[u8],
         patience: &Patience,
     ) -> HostResult<ConsoleStart> {
         let Waiting {
@@ -184,7 +184,8 @@ impl Host {
         let deadline = Instant::now() + WAKE_WITHIN;
         let wake = Wake::new((self.clock)());
         let wake = wake.map_err(system("read", Path::new("/dev/urandom")))?;
-        channel.give(&wake, archive, || {
+        let script = [wake.script().as_bytes(), script].concat();
+        channel.give(&script, || {
             let is_late = Instant::now() > deadline;
             match patience.over() {
                 Some(error) => Err(error),
@@ -325,15 +326,11 @@ fn overlay_of(kept: &Kept, directory: &Path) -> HostResult<()> {
     Overlay::create_with(&files, plan, disk_bytes, current_boot()?, write).map(drop)
 }
 
-/// What the guest gets that was kept. Blocks.
-fn archive_of(kept: &Kept, identity: &Identity) -> HostResult<Vec<u8>> {
+/// What the guest is told that was kept. Blocks.
+fn script_of(kept: &Kept, identity: &Identity) -> HostResult<Vec<u8>> {
     let composer = &kept.source.composer;
     let files = composer.identity_files(&kept.image.template, identity)?;
-    let finish = Finish {
-        hostname: &identity.hostname,
-    };
-    let archive = archive(&files, &finish.script());
-    archive.map_err(system("archive", Path::new("the identity")))
+    identity_script(&files, &identity.hostname)
 }
 
 /// Presses the enter key on a serial console.

@@ -107,7 +107,7 @@ impl Host {
     ) -> HostResult<Record> {
         let ToBoot { source, image, .. } = to_boot;
         let (mut record, identity) = self.new_instance(&as_deployment(instance, wish), image)?;
-        let nobody = no_identity(record.origin.created);
+        let nobody = no_identity(&image.template.machine.login_user, record.origin.created);
         let nobody = nobody.map_err(system("read", Path::new("/dev/urandom")))?;
         let files = waiting_files();
         let (template, bytes) = (&image.template, record.disk_bytes);
