@@ -153,6 +153,7 @@ pub struct Deploy {
     /// Whether it starts by itself after a boot of the host.
     pub autostart: Autostart,
     /// How it begins.
+    #[serde(default)]
     pub begin: Begin,
     /// What to wait for.
     pub wait: Wait,
