@@ -12,6 +12,7 @@ const PACKAGES: [(&str, &str); 30] = [
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
     ("curl", "curl"),
+    ("date", "coreutils"),
     ("debugfs", "e2fsprogs"),
     ("dumpe2fs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),

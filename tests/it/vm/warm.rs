@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, need_root, run};
+use harness::{Input, need_root, run, tool};
 use serde_json::Value;
 
 use super::host::Vms;
@@ -21,17 +20,18 @@ fn deploy(vms: &Vms, name: &str, more: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&run(command.args(more))?)?)
 }
 
-/// What a guest says of its time, and of the randomness that its kernel gives.
+/// Seconds since 1970 of this machine, whose clock is the guest's measure.
+fn now() -> Result<f64> {
+    Ok(run(tool("date")?.arg("+%s.%N"))?.trim().parse()?)
+}
+
+/// How far a guest's clock is off, in seconds, and the randomness that its kernel gives.
 fn time_and_randomness(vms: &Vms, name: &str) -> Result<(f64, String)> {
-    let begun = SystemTime::now();
+    let begun = now()?;
     let said = vms.ssh(name, "date +%s.%N; head -c 16 /dev/urandom | od -An -tx1")?;
-    let ended = SystemTime::now();
+    let ended = now()?;
     let (time, random) = said.split_once('\n').context("two lines")?;
-    let seconds = |time: SystemTime| {
-        time.duration_since(UNIX_EPOCH)
-            .map(|since| since.as_secs_f64())
-    };
-    let (time, begun, ended): (f64, f64, f64) = (time.parse()?, seconds(begun)?, seconds(ended)?);
+    let time: f64 = time.parse()?;
     let off = (begun - time).max(time - ended);
     Ok((off, random.trim().to_owned()))
 }

@@ -15,6 +15,7 @@ if [ -n "$units" ]; then
 fi
 # What has the former machine id, as a client of DHCP has it, and what has read keys that are no more.
 systemctl try-restart systemd-networkd NetworkManager networking systemd-journald ssh sshd 2>/dev/null
+systemctl daemon-reload
 rm -f /run/shale.failed
 : >/run/shale.done
 exit

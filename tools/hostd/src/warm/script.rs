@@ -250,7 +250,7 @@ mod tests {
         let mut file = |path: &str, text: &str, mode, uid| {
             let (dir, name) = path.rsplit_once('/').unwrap();
             let id = ChunkId::of(text.as_bytes());
-            bytes.insert(id, text.as_bytes().to_vec().into());
+            bytes.insert(id, text.as_bytes().to_vec());
             let extents = vec![Extent::Chunk {
                 id,
                 len: text.len() as u32,

@@ -9,6 +9,7 @@ use shale_view::{Overlay, Trace};
 
 use crate::compose::Image;
 use crate::error::{HostError, HostResult};
+use crate::patience::Patience;
 use crate::source::Source;
 
 use super::kept::MAX_MACHINE_BYTES;
@@ -54,16 +55,12 @@ impl WarmSnapshot {
         };
         let (tree, trace) = (composed.tree, Arc::<Trace>::default());
         let mut json = Vec::new();
-        read(
-            &source,
-            &tree,
-            &trace,
-            (MACHINE, MAX_MACHINE_BYTES),
-            |part| {
-                json.extend_from_slice(part);
-                Ok(())
-            },
-        )?;
+        let file = (MACHINE, MAX_MACHINE_BYTES);
+        let machine = read(&source, &tree, &trace, file, |part| {
+            json.extend_from_slice(part);
+            Ok(())
+        });
+        composer.runtime.block_on(machine)?;
         let kept = KeptMachine::decode(&json).map_err(|reason| damaged(MACHINE, &reason))?;
         Ok(Self {
             image,
@@ -74,20 +71,21 @@ impl WarmSnapshot {
         })
     }
 
-    /// The state of the devices. Blocks.
-    pub(crate) fn state(&self) -> HostResult<Vec<u8>> {
+    /// The state of the devices, if it comes with this patience. Blocks.
+    pub(crate) fn state(&self, patience: &Patience) -> HostResult<Vec<u8>> {
         let mut state = Vec::new();
-        self.read((STATE, MAX_STATE_BYTES), |part| {
+        self.read((STATE, MAX_STATE_BYTES), patience, |part| {
             state.extend_from_slice(part);
             Ok(())
         })?;
         Ok(state)
     }
 
-    /// Writes what the guest had written to an empty overlay of its disk. Blocks.
-    pub(crate) fn write_blocks(&self, overlay: &Overlay) -> HostResult<()> {
+    /// Writes what the guest had written to an empty overlay of its disk, if it comes with this patience. Blocks.
+    pub(crate) fn write_blocks(&self, overlay: &Overlay, patience: &Patience) -> HostResult<()> {
         let mut blocks = WrittenBlocks::new(overlay, &self.kept.written);
-        self.read((DISK, overlay.disk_bytes()), |part| blocks.take(part))?;
+        let file = (DISK, overlay.disk_bytes());
+        self.read(file, patience, |part| blocks.take(part))?;
         blocks.end()?;
         for (first, count) in &self.kept.zeroed {
             let unit = shale_view::UNIT_BYTES;
@@ -97,12 +95,19 @@ impl WarmSnapshot {
     }
 
     /// Reads a file of at most so many bytes. Blocks.
-    fn read(&self, file: (&str, u64), take: impl FnMut(&[u8]) -> HostResult<()>) -> HostResult<()> {
-        read(&self.source, &self.tree, &self.trace, file, take)
+    fn read(
+        &self,
+        file: (&str, u64),
+        patience: &Patience,
+        take: impl FnMut(&[u8]) -> HostResult<()>,
+    ) -> HostResult<()> {
+        let each = read(&self.source, &self.tree, &self.trace, file, take);
+        let runtime = &self.source.composer.runtime;
+        runtime.block_on(patience.wait(each))
     }
 }
 
-fn read(
+async fn read(
     source: &Source,
     tree: &Tree,
     trace: &Trace,
@@ -122,12 +127,12 @@ fn read(
     for (id, _) in &chunks {
         trace.touch(*id);
     }
-    let composer = &source.composer;
-    let each = composer.reader.each_chunk(&chunks, |chunk| {
+    let reader = &source.composer.reader;
+    let each = reader.each_chunk(&chunks, |chunk| {
         take(&chunk)?;
         Ok::<(), HostError>(())
     });
-    composer.runtime.block_on(each)
+    each.await
 }
 
 fn content<'t>(tree: &'t Tree, name: &str) -> Option<&'t Content> {

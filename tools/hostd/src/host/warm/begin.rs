@@ -157,7 +157,11 @@ impl Host {
         let (of, itself) = (kept.clone(), identity.clone());
         let script = self.blocking(move |_| script_of(&of, &itself));
         let (this, of) = (instance.clone(), kept.clone());
-        let start = self.blocking(move |host| host.start_kept(&this, record, &identity, &of));
+        let waits = patience.clone();
+        let start = self.blocking(move |host| {
+            let itself = (record, &identity);
+            host.start_kept(&this, itself, &of, &waits)
+        });
         let (script, waiting) = tokio::join!(script, start);
         let (waiting, script) = (waiting?, script?);
         let (this, patience) = (instance.clone(), patience.clone());
@@ -208,17 +212,18 @@ impl Host {
     fn start_kept(
         &self,
         instance: &Instance,
-        mut record: Record,
-        identity: &Identity,
+        (mut record, identity): (Record, &Identity),
         kept: &Kept,
+        patience: &Patience,
     ) -> HostResult<Waiting> {
         let snapshot = &kept.snapshot;
         record.warm = Some(WarmStart::From {
             snapshot: snapshot.image.id,
         });
         self.make_files(instance, &mut record, identity, |directory| {
-            overlay_of(kept, directory)
+            overlay_of(kept, directory, patience)
         })?;
+        let state = snapshot.state(patience)?;
         let run = &instance.paths.run;
         private_dir(run).map_err(system("make", run))?;
         self.mount_snapshot(instance, kept, &record)?;
@@ -229,7 +234,7 @@ impl Host {
         let memory = Memory::Private(directory.join(MEMORY));
         let machine = machine(instance, &record, &directory, memory);
         let driver = self.driver.warm_start().ok_or(HostError::CannotKeep)?;
-        let vm = driver.start_from(&machine, &snapshot.state()?)?;
+        let vm = driver.start_from(&machine, &state)?;
         self.has_machine(instance, vm.clone());
         Ok(Waiting {
             vm,
@@ -318,11 +323,11 @@ fn is_final(error: &HostError) -> bool {
 }
 
 /// The overlay of a machine that was kept. Blocks.
-fn overlay_of(kept: &Kept, directory: &Path) -> HostResult<()> {
+fn overlay_of(kept: &Kept, directory: &Path, patience: &Patience) -> HostResult<()> {
     private_dir(directory).map_err(system("make", directory))?;
     let files = DirFiles::open(directory)?;
     let (plan, disk_bytes) = (kept.image.plan_id, kept.snapshot.kept.machine.disk_bytes);
-    let write = |overlay: &Overlay| kept.snapshot.write_blocks(overlay);
+    let write = |overlay: &Overlay| kept.snapshot.write_blocks(overlay, patience);
     Overlay::create_with(&files, plan, disk_bytes, current_boot()?, write).map(drop)
 }
 
