@@ -4,13 +4,12 @@
 
 use shale_image::identity::ExtraFile;
 
-/// Runs [`WAIT`] when all else of the boot is begun, on a machine that has a channel to its host. Without the usual
+/// Runs [`WAIT`] when all else of the boot is begun. Without the usual
 /// dependencies, because whoever wants it is waited for.
 const UNIT: &str = "[Unit]
 Description=Wait for the identity of this machine
 DefaultDependencies=no
 After=multi-user.target getty.target
-ConditionPathExists=/dev/virtio-ports/shale.identity
 
 [Service]
 ExecStart=/bin/sh /usr/lib/shale/wait
@@ -45,19 +44,13 @@ fn reseed() -> Vec<u8> {
     let size = (HEADERS + RESEED.len()) as u64;
     let mut file = Vec::with_capacity(size as usize);
     let half = |file: &mut Vec<u8>, values: &[u16]| {
-        values
-            .iter()
-            .for_each(|value| file.extend(value.to_le_bytes()));
+        file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     };
     let word = |file: &mut Vec<u8>, values: &[u32]| {
-        values
-            .iter()
-            .for_each(|value| file.extend(value.to_le_bytes()));
+        file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     };
     let long = |file: &mut Vec<u8>, values: &[u64]| {
-        values
-            .iter()
-            .for_each(|value| file.extend(value.to_le_bytes()));
+        file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     };
     // 64 bits, little-endian, version 1; an executable for x86-64, version 1.
     file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");

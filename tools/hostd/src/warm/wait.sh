@@ -1,4 +1,5 @@
 # Waits until this machine is to be one of its own; nothing of it is one machine's before.
+udevadm settle
 exec 3<>/dev/virtio-ports/shale.identity || exit
 systemctl is-system-running --wait >/dev/null
 udevadm settle
