@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Input, need_root, run, tool};
 use serde_json::Value;
 
-use super::host::Vms;
+use super::host::{Vms, failure};
 use super::{BOOT_SECONDS, check_disk, self_image};
 
 /// How far a guest's clock may be off, in seconds: the way there and back through `ssh` in a guest that is translated.
@@ -99,6 +100,44 @@ fn privileged_boot_warm_machines_are_themselves_and_stay_when_they_boot() -> Res
         vms.run(&["rm", name, "--yes"])?;
     }
     vms.nothing_left()
+}
+
+/// What does not come to its prompt is not kept, and a service that is killed meanwhile leaves a machine to the next one.
+#[test]
+fn privileged_boot_what_is_not_kept_leaves_nothing() -> Result<()> {
+    need_root()?;
+    let vms = Vms::with_kernel_only()?;
+    let keep = |seconds: &str| {
+        let mut command = vms.shale.command();
+        command.args(["template", "warm", "test/kernel", "--timeout", seconds]);
+        command
+    };
+    ensure!(failure(&mut keep("3"))? == 6, "its kernel finds no root");
+    vms.nothing_left()?;
+
+    let mut command = keep("60");
+    let quiet = std::process::Stdio::null;
+    let mut keeping = command.stdout(quiet()).stderr(quiet()).spawn()?;
+    let begun = Instant::now();
+    // The hypervisor is there, and so is its machine.
+    while !vms
+        .processes()?
+        .iter()
+        .any(|line| line.contains("memory-backend-file"))
+    {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(30),
+            "no machine is started"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    vms.kill_service()?;
+    ensure!(!keeping.wait()?.success());
+    vms.run(&["ls"])?;
+    vms.nothing_left()?;
+    let listed = run(vms.shale.command().args(["template", "ls"]))?;
+    ensure!(!listed.contains("warm-"), "{listed}");
+    Ok(())
 }
 
 /// Neither the snapshot's files nor its memory have what would make a machine itself.

@@ -90,9 +90,9 @@ pub(crate) enum Lazily {
     WithBootSetAlone,
     /// Nothing, but a warm snapshot, from which the machine starts.
     Warm,
-    /// It has a boot set of that.
+    /// It has a boot set of that; the host brings nothing else that is not read.
     WarmWithBootSet,
-    /// The host has started a machine from it before.
+    /// The same, and the host has started a machine from it before.
     WarmAgain,
 }
 
@@ -150,8 +150,8 @@ impl Network {
             Lazily::WithBootSet => "the same with a boot set",
             Lazily::WithBootSetAlone => "the same with a boot set, no fill",
             Lazily::Warm => "shale vm deploy --warm on a host with nothing",
-            Lazily::WarmWithBootSet => "--warm with a boot set",
-            Lazily::WarmAgain => "--warm, second machine of the host",
+            Lazily::WarmWithBootSet => "--warm with a boot set, no fill",
+            Lazily::WarmAgain => "--warm, second machine of the host, no fill",
         };
         Contender::new(name, move || {
             if how.is_first() {
@@ -232,7 +232,12 @@ impl Network {
         clear(&host)?;
         std::fs::create_dir(&host)?;
         let mut shale = Shale::new(&host)?.of_registry(&format!("http://{}", registry.address));
-        if how == Lazily::WithBootSetAlone {
+        let alone = [
+            Lazily::WithBootSetAlone,
+            Lazily::WarmWithBootSet,
+            Lazily::WarmAgain,
+        ];
+        if alone.contains(&how) {
             shale = shale.without_fills();
         }
         if how.is_warm() {
