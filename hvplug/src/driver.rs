@@ -6,6 +6,7 @@ use crate::error::DriverResult;
 use crate::machine::{Acceleration, Machine, VmFiles};
 use crate::mover::DiskMover;
 use crate::process::ProcessId;
+use crate::warm::WarmStart;
 
 /// What a hypervisor does for the host. Calls block, for some seconds at most; implementations hold no
 /// state that a restart of the host's process would lose.
@@ -37,6 +38,11 @@ pub trait Driver: Send + Sync {
 
     /// What moves the disk of a machine that runs, if it can.
     fn mover(&self) -> Option<&dyn DiskMover> {
+        None
+    }
+
+    /// What keeps machines and starts others from there, if it can.
+    fn warm_start(&self) -> Option<&dyn WarmStart> {
         None
     }
 }

@@ -11,11 +11,15 @@ mod mover;
 mod own_socket;
 mod process;
 mod qemu;
+mod warm;
 
 pub use driver::{Capabilities, Driver, Stop, Vm, VmState};
 pub use error::{DriverError, DriverResult};
-pub use machine::{Acceleration, DirectBoot, DiskOffer, Forward, Machine, Resources, VmFiles};
+pub use machine::{
+    Acceleration, DirectBoot, DiskOffer, Forward, Machine, Memory, Resources, VmFiles,
+};
 pub use mover::{DiskMover, Moving};
 pub use own_socket::OwnSocket;
 pub use process::ProcessId;
 pub use qemu::{Account, Qemu};
+pub use warm::WarmStart;

@@ -21,8 +21,25 @@ pub struct Machine {
     pub data_disks: Vec<DiskOffer>,
     /// Ports of this host that lead into the guest.
     pub forwards: Vec<Forward>,
+    /// Where its memory is.
+    pub memory: Memory,
     /// Where the machine's sockets and logs are made.
     pub files: VmFiles,
+}
+
+/// Where the memory of a machine is. With a file, the machine has two more devices: a channel to a program of the guest
+/// ([`VmFiles::channel`]), and one that tells the guest when it is not the machine any more that it was (VMGENID).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Memory {
+    /// In the hypervisor's process, and nowhere else.
+    #[default]
+    Own,
+    /// In this file of the memory's size, which has all that the guest writes: such a machine can be kept
+    /// ([`WarmStart::keep`](crate::WarmStart::keep)).
+    Shared(PathBuf),
+    /// It begins as this file, which is read where the guest touches it. What the guest writes is the hypervisor's own. The
+    /// file is opened for writing, and never written.
+    Private(PathBuf),
 }
 
 /// Memory and processors of a machine.
@@ -86,6 +103,9 @@ pub struct VmFiles {
     pub control: PathBuf,
     /// The socket of the serial console.
     pub console: PathBuf,
+    /// The socket of the channel to a program of the guest, which finds it at `/dev/virtio-ports/` and
+    /// [`VmFiles::CHANNEL`]; only of machines whose memory is in a file.
+    pub channel: PathBuf,
     /// The number of the machine's process, in decimal.
     pub pid: PathBuf,
     /// All that the guest printed on the serial console is appended here.
@@ -97,4 +117,7 @@ pub struct VmFiles {
 impl VmFiles {
     /// Longest path of a unix socket, in bytes (`sun_path` of Linux, less its end).
     pub const MAX_SOCKET_PATH: usize = 107;
+
+    /// What the guest knows the channel by.
+    pub const CHANNEL: &str = "shale.identity";
 }

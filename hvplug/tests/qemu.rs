@@ -33,9 +33,11 @@ fn machine(dir: &Path) -> Machine {
         disks: vec![DiskOffer::Block(disk)],
         data_disks: vec![],
         forwards: vec![],
+        memory: Memory::Own,
         files: VmFiles {
             control: dir.join("control"),
             console: dir.join("console"),
+            channel: dir.join("channel"),
             pid: dir.join("pid"),
             console_log: dir.join("console.log"),
             log: dir.join("log"),
@@ -118,6 +120,55 @@ fn a_machine_that_does_not_start_says_why() {
     machine.files.control = dir.path().join("x".repeat(100));
     let error = Qemu::new().start(&machine);
     assert!(matches!(error, Err(DriverError::LongPath(_))), "{error:?}");
+}
+
+#[test]
+fn a_machine_goes_on_where_another_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let qemu = Qemu::new();
+    let warm = qemu.warm_start().unwrap();
+    assert!(warm.version().unwrap().contains("version"));
+    let memory = dir.path().join("memory");
+    let machine = machine(dir.path());
+    let bytes = machine.resources.memory_bytes;
+    fs::File::create(&memory).unwrap().set_len(bytes).unwrap();
+    let kept = Machine {
+        memory: Memory::Shared(memory.clone()),
+        ..machine.clone()
+    };
+    let vm = Ended(&qemu, qemu.start(&kept).unwrap());
+    // The firmware has come as far as it comes.
+    sleep(Duration::from_secs(2));
+    let state = warm.keep(&vm.1).unwrap();
+    assert!(!state.is_empty());
+    assert_eq!(
+        qemu.state(&vm.1).unwrap(),
+        VmState::Paused("postmigrate".into())
+    );
+    drop(vm);
+    let before = fs::read(&memory).unwrap();
+    assert!(before.iter().any(|byte| *byte != 0), "the firmware ran");
+
+    let other = Machine {
+        memory: Memory::Private(memory.clone()),
+        ..machine
+    };
+    let vm = Ended(&qemu, warm.start_from(&other, &state).unwrap());
+    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Paused("paused".into()));
+    assert!(other.files.channel.exists());
+    qemu.resume(&vm.1).unwrap();
+    assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Running);
+    sleep(Duration::from_millis(500));
+    assert!(fs::read(&memory).unwrap() == before, "it is only read");
+    drop(vm);
+
+    // Half of a state is none, and leaves no machine.
+    let error = warm.start_from(&other, &state[..state.len() / 2]);
+    assert!(
+        matches!(error, Err(DriverError::Refused { .. })),
+        "{error:?}"
+    );
+    assert_eq!(qemu.attach(&other.files).unwrap(), None);
 }
 
 #[test]

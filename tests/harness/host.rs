@@ -11,7 +11,10 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{Input, Shale, run};
+use crate::{Input, Shale, run, tool};
+
+/// The socket of the process that keeps open what a killed service must not lose.
+const KEEPER_SOCKET: &str = "keep.sock";
 
 /// A host whose service and machines end when this is dropped.
 #[derive(Debug)]
@@ -200,8 +203,12 @@ impl Vms {
             "{:?}",
             names("instances")?
         );
-        ensure!(names("run")? == ["host.sock"], "{:?}", names("run")?);
-        let mine = self.processes()?;
+        // The keeper of open files is there as long as the service that needed one.
+        let mut sockets = names("run")?;
+        sockets.retain(|name| name != KEEPER_SOCKET);
+        ensure!(sockets == ["host.sock"], "{sockets:?}");
+        let mut mine = self.processes()?;
+        mine.retain(|line| !line.contains(KEEPER_SOCKET));
         ensure!(mine.len() == 1, "only the service is there: {mine:?}");
         Ok(())
     }
@@ -222,6 +229,30 @@ impl Vms {
             }
         }
         Ok(found)
+    }
+
+    /// Takes away the snapshots that machines read their memory from, and ends who keeps them open.
+    fn forget_snapshots(&self) {
+        let runs = fs::read_dir(self.path("run"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for mount in runs.map(|run| run.path().join("snapshot")) {
+            if let (true, Ok(mut umount)) = (mount.exists(), tool("umount")) {
+                let _ = run(umount.arg("--lazy").arg(mount));
+            }
+        }
+        let socket = self.path("run").join(KEEPER_SOCKET);
+        let socket = socket.as_os_str().as_encoded_bytes();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+            let is_keeper = line.split(|byte| *byte == 0).any(|part| part == socket);
+            if let (true, Some(pid)) = (is_keeper, pid.and_then(Pid::from_raw)) {
+                let _ = kill_process(pid, Signal::KILL);
+                let _ = wait_for_end(pid);
+            }
+        }
     }
 
     /// Fails if others than the owner may read anything of an instance.
@@ -251,6 +282,7 @@ impl Drop for Vms {
             let _ = kill_process(pid, Signal::KILL);
             let _ = wait_for_end(pid);
         }
+        self.forget_snapshots();
     }
 }
 

@@ -12,6 +12,7 @@ mod reimage;
 mod snapshots;
 mod stall;
 mod user;
+mod warm;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

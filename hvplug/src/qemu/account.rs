@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::error::DriverResult;
-use crate::machine::{DiskOffer, Machine, VmFiles};
+use crate::machine::{DiskOffer, Machine, Memory, VmFiles};
 
 use super::{open_log, system};
 
@@ -62,7 +62,10 @@ impl Account {
     /// Lets a machine reach what is its own. Its directories must exist, and nobody else may write above them.
     pub(super) fn admit(&self, machine: &Machine) -> DriverResult<()> {
         let (files, group) = (&machine.files, group(machine));
-        if let Some(boot) = &machine.boot {
+        // Beside a memory that is only read, the kernel is so too: everybody may.
+        let boot = machine.boot.as_ref();
+        let boot = boot.filter(|_| !matches!(machine.memory, Memory::Private(_)));
+        if let Some(boot) = boot {
             for file in [Some(&boot.kernel), boot.initrd.as_ref()]
                 .into_iter()
                 .flatten()
@@ -86,6 +89,9 @@ impl Account {
                 }
                 DiskOffer::Block(path) => give(path, group, 0o660)?,
             }
+        }
+        if let Memory::Shared(path) = &machine.memory {
+            give(path, group, 0o660)?;
         }
         self.remove_pid_of_others(files)
     }

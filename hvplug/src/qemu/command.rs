@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::machine::{Acceleration, DirectBoot, DiskOffer, Machine, VmFiles};
+use crate::machine::{Acceleration, DirectBoot, DiskOffer, Machine, Memory, VmFiles};
 
 /// How long the guest's requests wait for an NBD server that went away, in seconds; then they fail, and
 /// the machine pauses. A day: a read never fails because something is slow or gone (I8).
@@ -28,7 +28,7 @@ pub(super) fn arguments(machine: &Machine, buffered: &[&Path]) -> Vec<OsString> 
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
-    args.add("-machine", "q35");
+    args.memory(machine);
     let (acceleration, cpu) = match machine.resources.acceleration {
         Acceleration::Tcg => ("tcg,thread=multi", "max"),
         Acceleration::Kvm => ("kvm", "host"),
@@ -36,7 +36,6 @@ pub(super) fn arguments(machine: &Machine, buffered: &[&Path]) -> Vec<OsString> 
     args.add("-accel", acceleration);
     args.add("-cpu", cpu);
     args.add("-smp", machine.resources.cpus.to_string());
-    args.add("-m", format!("size={}B", machine.resources.memory_bytes));
     // Guests wait for randomness to make keys.
     args.add("-device", "virtio-rng-pci");
     args.files(&machine.files);
@@ -46,6 +45,10 @@ pub(super) fn arguments(machine: &Machine, buffered: &[&Path]) -> Vec<OsString> 
         }
     }
     args.network(machine);
+    // Behind the others, which so have the same place on the bus, and the guest's names for that, in every machine.
+    if machine.memory != Memory::Own {
+        args.channel(&machine.files);
+    }
     if let Some(boot) = &machine.boot {
         args.boot(boot);
     }
@@ -76,6 +79,37 @@ impl Arguments {
         self.add("-chardev", control_argument(files));
         self.add("-mon", "chardev=control,mode=control");
         self.add("-pidfile", &files.pid);
+    }
+
+    fn memory(&mut self, machine: &Machine) {
+        let bytes = machine.resources.memory_bytes;
+        let (path, share) = match &machine.memory {
+            Memory::Own => (None, ""),
+            Memory::Shared(path) => (Some(path), "on"),
+            Memory::Private(path) => (Some(path), "off"),
+        };
+        match path {
+            None => self.add("-machine", "q35"),
+            Some(path) => {
+                let mut backend = OsString::from(format!(
+                    "memory-backend-file,id=memory,size={bytes}B,share={share},mem-path="
+                ));
+                backend.push(escaped(path));
+                self.add("-object", backend);
+                self.add("-machine", "q35,memory-backend=memory");
+            }
+        }
+        self.add("-m", format!("size={bytes}B"));
+    }
+
+    /// The devices of a machine that goes on as another: what tells it that it is (its id is a new one at each start), and
+    /// a channel to what in it waits for that.
+    fn channel(&mut self, files: &VmFiles) {
+        self.add("-device", "vmgenid,guid=auto");
+        self.add("-chardev", socket("channel", &files.channel));
+        self.add("-device", "virtio-serial-pci");
+        let port = format!("virtserialport,chardev=channel,name={}", VmFiles::CHANNEL);
+        self.add("-device", port);
     }
 
     fn disk(&mut self, node: &str, disk: &DiskOffer, buffered: &[&Path]) {
@@ -185,6 +219,7 @@ mod tests {
             }),
             disks: vec![DiskOffer::Nbd(path("disk"))],
             data_disks: ["x", "y"].map(|name| DiskOffer::Block(path(name))).into(),
+            memory: Memory::Own,
             forwards: vec![Forward {
                 host: 8080,
                 guest: 80,
@@ -192,6 +227,7 @@ mod tests {
             files: VmFiles {
                 control: path("control"),
                 console: path("console"),
+                channel: path("channel"),
                 pid: path("pid"),
                 console_log: path("console.log"),
                 log: path("log"),
@@ -226,5 +262,52 @@ mod tests {
         assert_eq!(drive["file"]["server"]["path"], "/run/a,b/disk");
         assert_eq!(drive["file"]["reconnect-delay"], NBD_RECONNECT_SECONDS);
         assert!(args.contains(&control_argument(&machine.files)));
+    }
+
+    #[test]
+    fn a_machine_with_its_memory_in_a_file_has_a_channel_behind_all_other_devices() {
+        let path = |name: &str| Path::new("/run/a,b").join(name);
+        let mut machine = Machine {
+            name: "web".into(),
+            uuid: [1; 16],
+            resources: Resources {
+                memory_bytes: 512 << 20,
+                cpus: 2,
+                acceleration: Acceleration::Tcg,
+            },
+            boot: None,
+            disks: vec![DiskOffer::Nbd(path("disk"))],
+            data_disks: vec![],
+            memory: Memory::Own,
+            forwards: vec![],
+            files: VmFiles {
+                control: path("control"),
+                console: path("console"),
+                channel: path("channel"),
+                pid: path("pid"),
+                console_log: path("console.log"),
+                log: path("log"),
+            },
+        };
+        let devices = |machine: &Machine| -> Vec<String> {
+            let args = arguments(machine, &[]);
+            let pairs = args.windows(2).filter(|pair| pair[0] == "-device");
+            pairs.map(|pair| pair[1].to_string_lossy().into()).collect()
+        };
+        let plain = devices(&machine);
+        for (memory, share) in [
+            (Memory::Shared(path("memory")), "on"),
+            (Memory::Private(path("memory")), "off"),
+        ] {
+            machine.memory = memory;
+            let args = arguments(&machine, &[]);
+            let backend = format!(
+                "memory-backend-file,id=memory,size=536870912B,share={share},mem-path=/run/a,,b/memory"
+            );
+            assert!(args.contains(&backend.into()), "{args:?}");
+            let all = devices(&machine);
+            assert_eq!(all[..plain.len()], plain, "where the guest has them always");
+            assert_eq!(all.len(), plain.len() + 3);
+        }
     }
 }

@@ -7,6 +7,7 @@ mod account;
 mod command;
 mod moving;
 mod qmp;
+mod warm;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -25,6 +26,7 @@ use crate::error::{DriverError, DriverResult};
 use crate::machine::{Acceleration, DiskOffer, Machine, VmFiles};
 use crate::mover::DiskMover;
 use crate::process::ProcessId;
+use crate::warm::WarmStart;
 
 pub use account::Account;
 use account::SETPRIV;
@@ -109,6 +111,42 @@ impl Qemu {
         self.program.as_deref().unwrap_or(Path::new(PROGRAM))
     }
 
+    /// Starts the machine's process with these further arguments, and returns when it is what is awaited.
+    fn launch(&self, machine: &Machine, more: &[&str], awaited: Awaited) -> DriverResult<Vm> {
+        let files = &machine.files;
+        for socket in [&files.control, &files.console, &files.channel] {
+            if socket.as_os_str().len() > VmFiles::MAX_SOCKET_PATH {
+                return Err(DriverError::LongPath(socket.clone()));
+            }
+        }
+        remove_stale(files)?;
+        let mut log = open_log(&files.log)?;
+        let buffered = without_direct_io(machine);
+        for path in &buffered {
+            let path = path.display();
+            // Whoever reads the log is told; the machine runs as well.
+            let _ = writeln!(log, "{path}: its file system has no direct I/O");
+        }
+        let before = log.metadata().map_or(0, |metadata| metadata.len());
+        let (mut command, name) = self.command(machine)?;
+        command
+            .args(arguments(machine, &buffered))
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .current_dir("/");
+        let child = command.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => missing(name, "util-linux"),
+            _ => system("start", Path::new(name))(error),
+        })?;
+        let process = wait_until_ready(child, files, before, awaited)?;
+        Ok(Vm {
+            process,
+            files: files.clone(),
+        })
+    }
+
     fn execute(&self, vm: &Vm, command: &str, limit: Duration) -> DriverResult<Value> {
         if !vm.process.runs() {
             return Err(DriverError::Ended);
@@ -138,37 +176,7 @@ impl Driver for Qemu {
     }
 
     fn start(&self, machine: &Machine) -> DriverResult<Vm> {
-        let files = &machine.files;
-        for socket in [&files.control, &files.console] {
-            if socket.as_os_str().len() > VmFiles::MAX_SOCKET_PATH {
-                return Err(DriverError::LongPath(socket.clone()));
-            }
-        }
-        remove_stale(files)?;
-        let mut log = open_log(&files.log)?;
-        let buffered = without_direct_io(machine);
-        for path in &buffered {
-            let path = path.display();
-            // Whoever reads the log is told; the machine runs as well.
-            let _ = writeln!(log, "{path}: its file system has no direct I/O");
-        }
-        let before = log.metadata().map_or(0, |metadata| metadata.len());
-        let (mut command, name) = self.command(machine)?;
-        command
-            .args(arguments(machine, &buffered))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .current_dir("/");
-        let child = command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => missing(name, "util-linux"),
-            _ => system("start", Path::new(name))(error),
-        })?;
-        let process = wait_until_ready(child, files, before)?;
-        Ok(Vm {
-            process,
-            files: files.clone(),
-        })
+        self.launch(machine, &[], Awaited::Running)
     }
 
     fn attach(&self, files: &VmFiles) -> DriverResult<Option<Vm>> {
@@ -231,6 +239,10 @@ impl Driver for Qemu {
     fn mover(&self) -> Option<&dyn DiskMover> {
         Some(self)
     }
+
+    fn warm_start(&self) -> Option<&dyn WarmStart> {
+        Some(self)
+    }
 }
 
 /// The disk files of a machine that cannot be opened for direct I/O: their file systems refuse the flag (open(2)). What
@@ -249,8 +261,22 @@ fn refuses_direct_io(path: &Path) -> bool {
     rustix::fs::open(path, flags, Mode::empty()).err() == Some(Errno::INVAL)
 }
 
-/// Waits until the machine runs; one that does not come so far is ended.
-fn wait_until_ready(mut child: Child, files: &VmFiles, log_start: u64) -> DriverResult<ProcessId> {
+/// What a process that starts is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// Its guest runs.
+    Running,
+    /// It waits for the state that its guest goes on in.
+    State,
+}
+
+/// Waits until the machine is what is awaited; one that does not come so far is ended.
+fn wait_until_ready(
+    mut child: Child,
+    files: &VmFiles,
+    log_start: u64,
+    awaited: Awaited,
+) -> DriverResult<ProcessId> {
     let deadline = Instant::now() + READY_WITHIN;
     loop {
         let ended = child.try_wait();
@@ -263,7 +289,7 @@ fn wait_until_ready(mut child: Child, files: &VmFiles, log_start: u64) -> Driver
                 _ => start_error(said),
             });
         }
-        let error = match ready(child.id(), files) {
+        let error = match ready(child.id(), files, awaited) {
             Ok(Some(process)) => return Ok(process),
             Ok(None) => None,
             Err(error) => Some(error),
@@ -281,18 +307,19 @@ fn wait_until_ready(mut child: Child, files: &VmFiles, log_start: u64) -> Driver
     }
 }
 
-/// The process, once it has written its number and its guest runs.
-fn ready(pid: u32, files: &VmFiles) -> DriverResult<Option<ProcessId>> {
+/// The process, once it has written its number and is what is awaited.
+fn ready(pid: u32, files: &VmFiles, awaited: Awaited) -> DriverResult<Option<ProcessId>> {
     let written = read_pid(&files.pid).unwrap_or_default();
     if written.trim() != pid.to_string() || !files.control.exists() {
         return Ok(None);
     }
     let mut qmp = Qmp::connect(&files.control, ANSWER_WITHIN)?;
     let status = qmp.execute("query-status", json!({}))?;
-    match status["running"].as_bool() {
-        Some(true) => Ok(ProcessId::of(pid)),
-        _ => Ok(None),
-    }
+    let is_there = match awaited {
+        Awaited::Running => status["running"] == true,
+        Awaited::State => status["status"] == warm::WAITS_FOR_STATE,
+    };
+    Ok(ProcessId::of(pid).filter(|_| is_there))
 }
 
 /// What QEMU wrote as its number. It may have been made to put anything there.
@@ -317,7 +344,7 @@ fn said(log: &Path, start: u64) -> String {
 /// Sockets of a machine that has ended would be taken for those of the new one. The pid file stays: QEMU
 /// holds a lock on it and refuses to start while another does.
 fn remove_stale(files: &VmFiles) -> DriverResult<()> {
-    for path in [&files.control, &files.console] {
+    for path in [&files.control, &files.console, &files.channel] {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(system("remove", path)(error));

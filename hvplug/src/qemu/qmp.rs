@@ -3,14 +3,19 @@
 //! One JSON object a line: a greeting, then an answer to each command in order, with events in between
 //! (QEMU `docs/interop/qmp-spec.txt`).
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, sendmsg,
+};
 use serde_json::{Value, json};
 
 use crate::error::{DriverError, DriverResult};
@@ -63,6 +68,23 @@ impl Qmp {
         self.arm()
             .and_then(|()| self.reader.get_mut().write_all(line.as_bytes()))
             .map_err(no_answer(command))?;
+        self.answer(command)
+    }
+
+    /// Gives QEMU a file, which later commands name `name`.
+    pub(super) fn give(&mut self, name: &str, file: BorrowedFd<'_>) -> DriverResult<()> {
+        let command = "getfd";
+        let line = format!(
+            "{}\n",
+            json!({ "execute": command, "arguments": { "fdname": name } })
+        );
+        self.arm()
+            .and_then(|()| send_with(self.reader.get_ref(), line.as_bytes(), file))
+            .map_err(no_answer(command))?;
+        self.answer(command).map(drop)
+    }
+
+    fn answer(&mut self, command: &str) -> DriverResult<Value> {
         loop {
             let mut answer = self.read().map_err(no_answer(command))?;
             if let Some(error) = answer.get("error") {
@@ -97,6 +119,25 @@ impl Qmp {
         stream.set_read_timeout(Some(left))?;
         stream.set_write_timeout(Some(left))
     }
+}
+
+/// Sends bytes with a file.
+fn send_with(stream: &UnixStream, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let files = [file];
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = sendmsg(
+        stream,
+        &[IoSlice::new(bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    // The file went with the first byte.
+    let mut rest = stream;
+    rest.write_all(&bytes[sent..])
 }
 
 /// Connects, also where other clients wait in the queue.

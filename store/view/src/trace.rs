@@ -33,7 +33,7 @@ pub struct FirstReads {
 
 impl Trace {
     /// A read wants a part of this chunk, and has it from there.
-    pub(crate) fn touch(&self, chunk: ChunkId, source: Source) {
+    pub fn touch(&self, chunk: ChunkId, source: Source) {
         // A guest that is ready pays no more than this.
         if self.ended.load(Ordering::Relaxed) {
             return;

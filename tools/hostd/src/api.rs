@@ -24,14 +24,14 @@ pub use disks::{DataDisk, Reimage, ReimageNote, Snapshot, SnapshotAction};
 pub use events::{Caller, Event, EventKind, EventsWish, PreviousService, Told};
 pub use mounts::{DiskWish, MountShown, MountWish, ShownFace, ShownMountState, ToMount};
 pub use request::{
-    Autostart, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck, LoginWish,
-    MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request, StayWish, Until,
-    Wait,
+    Autostart, Begin, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck,
+    LoginWish, MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request,
+    StayWish, Until, Wait, WarmWish,
 };
 pub use shown::{
     BootSetShare, Console, Damaged, Fill, Hedges, Instance, InstanceState, LoginTime, ShownDisk,
     ShownMachine, ShownPlace, ShownSource, ShownSourceState, ShownStall, ShownStalls, Ssh,
-    Survives,
+    Survives, WarmStart,
 };
 
 /// Version of everything in this module. Client and service are the same program, but a service may have

@@ -11,7 +11,7 @@ use shale_hvplug::DriverError;
 use shale_ingest::PushError;
 use shale_model::{FormatError, ReferenceError, SeamError, Trouble};
 use shale_nbd::{ExportError, ListenError};
-use shale_view::{BringError, OverlayError, PlanFileError};
+use shale_view::{BringError, OverlayError, PlanFileError, ReadError};
 
 use crate::api::Failure;
 use crate::compose::ComposeError;
@@ -227,6 +227,18 @@ pub enum HostError {
         /// What is wrong.
         reason: String,
     },
+    /// A warm snapshot is not what it should be.
+    #[error("the warm snapshot is damaged: {0}")]
+    WarmSnapshot(String),
+    /// An identity cannot be put into words of a shell.
+    #[error("a guest that runs cannot be given its identity: {0}")]
+    IdentityScript(String),
+    /// The hypervisor keeps no machines.
+    #[error("no machine of this hypervisor can be kept")]
+    CannotKeep,
+    /// What waits in a guest for its identity cannot be spoken to.
+    #[error("the guest does not wait for an identity")]
+    Channel(#[source] io::Error),
     /// The disk of an instance that runs is not replaced.
     #[error("`{0}` is not stopped")]
     NotStopped(String),
@@ -316,6 +328,12 @@ fn because(stall: &Option<String>) -> String {
     }
 }
 
+impl From<ReadError> for HostError {
+    fn from(error: ReadError) -> Self {
+        Self::Compose(error.into())
+    }
+}
+
 impl HostError {
     /// The same error with what it waited for, where it waited for content.
     pub(crate) fn stalled(mut self, reason: Option<String>) -> Self {
@@ -331,7 +349,7 @@ impl HostError {
             Self::NoInstance(_) | Self::NoTemplate { .. } | Self::NotPinned(_) => Trouble::NotFound,
             Self::NoSnapshot { .. } => Trouble::NotFound,
             Self::SnapshotExists { .. } => Trouble::Conflict,
-            Self::DamagedSnapshot { .. } => Trouble::Integrity,
+            Self::DamagedSnapshot { .. } | Self::WarmSnapshot(_) => Trouble::Integrity,
             Self::Bring(BringError::Full { .. }) => Trouble::NoSpace,
             Self::Bring(BringError::Plan(_)) => Trouble::Integrity,
             Self::Exists(_) | Self::Port(_) | Self::NotRunning(_) => Trouble::Conflict,
@@ -420,6 +438,10 @@ impl HostError {
             }
             Self::DamagedSnapshot { .. } => {
                 "`shale vm snapshot rm` removes a snapshot that is damaged".into()
+            }
+            Self::WarmSnapshot(_) => "`shale template warm` makes another".into(),
+            Self::Channel(_) => {
+                "a template needs systemd, a shell and coreutils to be kept warm".into()
             }
             Self::NotStopped(name) => format!("`shale vm stop {name}` first"),
             Self::Runs(name) => format!("`shale vm stop {name}` or `shale vm pause {name}` first"),

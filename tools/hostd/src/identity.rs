@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use memmap2::MmapMut;
-use shale_image::identity::{self, HostKey, Identity, Login, Network};
+use shale_image::identity::{self, ExtraFile, HostKey, Identity, Login, Network};
 use shale_image::merge::ChunkBytes;
 use shale_model::{ChunkId, Extent, Mtime, NodeData, Template, TemplateId, Tree, TreeLayer};
 use shale_view::PlanFile;
@@ -57,6 +57,16 @@ pub(crate) fn new_identity(
     Ok(NewIdentity { identity, host_key })
 }
 
+/// What stands for an identity in a machine that waits for one: nothing of it is anybody's.
+/// Keys may log in as `user` later, who so has a place for them.
+pub(crate) fn no_identity(user: &str, seconds: u64) -> io::Result<Identity> {
+    let new = new_identity("localhost", user, vec![], seconds)?;
+    Ok(Identity {
+        ssh_host_keys: vec![],
+        ..new.identity
+    })
+}
+
 impl Composer {
     /// The plan of a template with an identity, on a disk of `disk_bytes`. It holds private keys: it is
     /// never written to a file, and lives in memory of its own.
@@ -67,7 +77,20 @@ impl Composer {
         disk_bytes: u64,
         identity: &Identity,
     ) -> Result<PlanFile, ComposeError> {
-        let composed = self.compose_as(template, identity)?;
+        self.plan_with_files(id, template, disk_bytes, (identity, &[]))
+    }
+
+    /// The same with files besides the identity.
+    pub(crate) fn plan_with_files(
+        &self,
+        id: TemplateId,
+        template: &Template,
+        disk_bytes: u64,
+        (identity, more): (&Identity, &[ExtraFile]),
+    ) -> Result<PlanFile, ComposeError> {
+        let apply =
+            |tree: &Tree, synthetic: &ChunkBytes| self.apply(tree, synthetic, identity, more);
+        let composed = self.compose_with(template, apply)?;
         let parts = self.lay_out(id, template, disk_bytes, &composed)?;
         in_memory(&parts.encode().1)
     }
@@ -78,7 +101,8 @@ impl Composer {
         template: &Template,
         identity: &Identity,
     ) -> Result<Composed, ComposeError> {
-        let apply = |tree: &Tree, synthetic: &ChunkBytes| self.apply(tree, synthetic, identity);
+        let apply =
+            |tree: &Tree, synthetic: &ChunkBytes| self.apply(tree, synthetic, identity, &[]);
         self.compose_with(template, apply)
     }
 
@@ -94,11 +118,13 @@ impl Composer {
         in_memory(&parts.encode().1)
     }
 
-    fn apply(
+    /// The layer that gives a tree an identity and more files, and the bytes that it makes.
+    pub(crate) fn apply(
         &self,
         tree: &Tree,
         synthetic: &ChunkBytes,
         identity: &Identity,
+        more: &[ExtraFile],
     ) -> Result<(TreeLayer, ChunkBytes), ComposeError> {
         let wanted = identity::need(tree);
         let lengths = lengths(tree);
@@ -109,7 +135,7 @@ impl Composer {
         let mut bytes = self.read_chunks(&stored)?;
         let made = wanted.iter().filter_map(|id| synthetic.get_key_value(id));
         bytes.extend(made.map(|(id, bytes)| (*id, bytes.clone())));
-        let applied = identity::apply(tree, &bytes, identity)?;
+        let applied = identity::apply_with(tree, &bytes, identity, more)?;
         Ok((applied.layer, applied.synthetic))
     }
 }

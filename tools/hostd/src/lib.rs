@@ -51,6 +51,7 @@ mod snapshot;
 mod source;
 mod supply;
 mod unchanged;
+mod warm;
 
 pub use client::{CallError, HostClient};
 pub use compose::{ComposeError, Composed, Composer, Image};
@@ -72,3 +73,4 @@ pub use seed::SeedError;
 pub use shale_image::merge::{Conflict, IdKind, MergeNote};
 pub use source::{OpenPlace, registry_url};
 pub use supply::supply;
+pub use warm::reference as warm_reference;

@@ -8,7 +8,7 @@ use shale_files::{DirFiles, FilePath, Files, remove_durably};
 use shale_hvplug::{Forward, Resources};
 use shale_model::{PlanId, TemplateId};
 
-use crate::api::{Credentials, Repository};
+use crate::api::{Credentials, Repository, WarmStart};
 use crate::data_disk::DataDisk;
 use crate::dirs::known_path;
 use crate::disk_place::DiskPlace;
@@ -49,6 +49,9 @@ pub(crate) struct Record {
     /// guests of older records, whose hypervisors may run without having been told to pause.
     #[serde(default)]
     pub(crate) pause_after_seconds: Option<u64>,
+    /// How it began, where a warm start was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warm: Option<WarmStart>,
     /// Whether somebody has paused it and wants it to stay so.
     #[serde(default)]
     pub(crate) paused: bool,
@@ -148,6 +151,7 @@ impl Record {
             ports: new.ports,
             login: new.login,
             pause_after_seconds: new.pause_after_seconds,
+            warm: None,
             paused: false,
             autostart: new.autostart,
             boot: None,

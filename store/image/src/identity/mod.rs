@@ -86,6 +86,34 @@ pub enum Network {
     Unchanged,
 }
 
+/// A file that an instance gets besides its identity, in place of what the template has there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtraFile {
+    path: &'static str,
+    what: Extra,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Extra {
+    File { mode: u16, bytes: Vec<u8> },
+    Link { target: &'static str },
+}
+
+impl ExtraFile {
+    /// A file of root's with this mode.
+    pub fn new(path: &'static str, mode: u16, bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        let what = Extra::File { mode, bytes };
+        Self { path, what }
+    }
+
+    /// A symbolic link.
+    pub fn link(path: &'static str, target: &'static str) -> Self {
+        let what = Extra::Link { target };
+        Self { path, what }
+    }
+}
+
 /// What [`apply`] makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
@@ -162,6 +190,16 @@ pub fn apply(
     bytes: &ChunkBytes,
     identity: &Identity,
 ) -> Result<Applied, IdentityError> {
+    apply_with(tree, bytes, identity, &[])
+}
+
+/// As [`apply`], with more files.
+pub fn apply_with(
+    tree: &Tree,
+    bytes: &ChunkBytes,
+    identity: &Identity,
+    more: &[ExtraFile],
+) -> Result<Applied, IdentityError> {
     identity.check()?;
     let mut builder = Builder::new(tree, identity.time);
     for finding in lint(tree) {
@@ -178,6 +216,12 @@ pub fn apply(
         Network::Dhcp => network::set_up(&mut builder, bytes)?,
         Network::Unchanged => NetworkSetup::Template,
     };
+    for file in more {
+        match &file.what {
+            Extra::File { mode, bytes } => builder.write_new(file.path, bytes, *mode)?,
+            Extra::Link { target } => builder.link(file.path, target)?,
+        }
+    }
     let (layer, synthetic) = builder.finish();
     Ok(Applied {
         layer,

@@ -66,6 +66,12 @@ pub enum Stage {
     Bring,
     /// The instance gets its identity, on a disk of its size.
     Identity,
+    /// It is looked for a warm snapshot that fits.
+    FindWarm,
+    /// The guest goes on where it was kept, and gets its identity.
+    Wake,
+    /// The state of the machine, its memory and what its guest wrote are pushed.
+    Keep,
     /// Kernel and initial RAM disk are read from its disk.
     Kernel,
     /// The hypervisor starts.
@@ -123,6 +129,8 @@ pub enum Outcome {
     },
     /// A template was made.
     Committed(Box<NewTemplate>),
+    /// A warm snapshot was made, which is a template.
+    Warmed(Box<NewTemplate>),
     /// An instance got a new root disk.
     Reimaged {
         /// As it is now.

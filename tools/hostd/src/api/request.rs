@@ -94,6 +94,8 @@ pub enum Request {
     },
     /// What a deployment would bring, and how long it would take.
     Forecast(Box<ForecastWish>),
+    /// Make a warm snapshot of a template, in place of the one that it has.
+    Warm(Box<WarmWish>),
     /// Bring all of a template to this host.
     Precache(Box<Precache>),
     /// Let the content of a template leave the cache again.
@@ -128,6 +130,7 @@ impl Request {
         match self {
             Self::Hello => "hello",
             Self::Deploy(_) => "deploy",
+            Self::Warm(_) => "warm",
             Self::List => "list",
             Self::Inspect { .. } => "inspect",
             Self::Start { .. } => "start",
@@ -175,6 +178,7 @@ impl Request {
             | Self::Snapshots { name, .. }
             | Self::Drill { name, .. } => Some(name),
             Self::Hello
+            | Self::Warm(_)
             | Self::List
             | Self::Forecast(_)
             | Self::Precache(_)
@@ -249,8 +253,35 @@ pub struct Deploy {
     pub pause_after_seconds: Option<u64>,
     /// Whether it starts by itself after a boot of the host.
     pub autostart: Autostart,
+    /// How it begins.
+    #[serde(default)]
+    pub begin: Begin,
     /// What to wait for.
     pub wait: Wait,
+}
+
+/// How an instance begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begin {
+    /// It boots.
+    #[default]
+    Boot,
+    /// It goes on where the warm snapshot of its template was made, if there is one that fits; else it boots.
+    Warm,
+}
+
+/// A warm snapshot that is to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WarmWish {
+    /// The template's reference.
+    pub reference: String,
+    /// The repository that it is in, and that the snapshot goes to.
+    pub repository: Repository,
+    /// The machine that it is made with, without data disks.
+    pub machine: MachineWish,
+    /// Seconds until the guest must be ready.
+    pub limit_seconds: u64,
 }
 
 /// A template that is to be made of an instance.

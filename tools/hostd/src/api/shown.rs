@@ -43,6 +43,9 @@ pub struct Instance {
     pub reason: Option<String>,
     /// Whether it starts by itself after a boot of the host, if it ran before.
     pub autostart: bool,
+    /// How it began, where a warm start was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<WarmStart>,
     /// The template's reference at deployment.
     pub reference: String,
     /// The template.
@@ -64,6 +67,22 @@ pub struct Instance {
     pub data_disks: Vec<DataDisk>,
     /// Its serial console: a unix socket while it runs, and a log.
     pub console: Console,
+}
+
+/// How an instance began for which a warm start was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WarmStart {
+    /// From a snapshot.
+    From {
+        /// The template that is the snapshot.
+        snapshot: TemplateId,
+    },
+    /// By a boot.
+    Cold {
+        /// Why not from a snapshot.
+        reason: String,
+    },
 }
 
 /// What an instance does.

@@ -53,9 +53,17 @@ impl Host {
                     remove_dir(&instance.paths.run)?;
                     continue;
                 }
+                // One that began warm may have a machine, whose guest has no identity.
                 Ok(Some(record)) if record.phase == Phase::Deploying => {
-                    self.discard(&instance)?;
-                    continue;
+                    match self.cut_power(&instance) {
+                        Ok(()) => {
+                            self.discard(&instance)?;
+                            continue;
+                        }
+                        Err(error) => {
+                            instance.live().trouble = Some(error.failure().message);
+                        }
+                    }
                 }
                 Ok(Some(record)) => {
                     let starts = Self::starts_by_itself(&record);
@@ -93,7 +101,11 @@ impl Host {
         };
         let found = self.driver.attach(&instance.paths.vm_files());
         let taken = match found {
-            Ok(None) => return Found::NoMachine,
+            Ok(None) => {
+                // What cannot be unmounted is, when the instance is removed or starts again.
+                let _ = self.unmount_snapshot(instance);
+                return Found::NoMachine;
+            }
             Ok(Some(vm)) => self.take_over(instance, &vm, record).map(|disk| (vm, disk)),
             Err(error) => Err(error.into()),
         };
@@ -169,6 +181,7 @@ impl Host {
     /// Removes all of an instance: its record first, so that what is left is known to be garbage. Blocks.
     pub(super) fn discard(&self, instance: &Instance) -> HostResult<()> {
         self.records.remove(&instance.name)?;
+        self.unmount_snapshot(instance)?;
         remove_dir(&instance.paths.run)?;
         remove_dir(&instance.paths.dir)
     }
@@ -251,6 +264,9 @@ impl Host {
             live.fill_is_told = false;
             live.arrival = Arrival::default();
             live.stalls.end(Instant::now());
+            if let Some(fill) = live.snapshot_fill.take() {
+                fill.abort();
+            }
             let ended = live.vm.take().map(|_| live.stopped_by.take());
             (live.disk.take(), ended)
         };
@@ -260,10 +276,13 @@ impl Host {
             Some(None) => events.happened(name, EventKind::Died { unseen: false }),
             Some(Some(caller)) => events.tell(name, &caller, EventKind::Stopped),
         }
-        match disk {
+        let closed = match disk {
             Some(disk) => disk.close().await,
             None => Ok(()),
-        }
+        };
+        let this = instance.clone();
+        let unmounted = self.blocking(move |host| host.unmount_snapshot(&this));
+        closed.and(unmounted.await)
     }
 
     /// Keeps what an instance should do, durably.

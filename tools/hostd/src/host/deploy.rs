@@ -12,7 +12,9 @@ use shale_image::identity::Identity;
 use shale_model::Reference;
 use shale_view::PlanFile;
 
-use crate::api::{Deploy, EventKind, LoginWish, Outcome, Repository, Stage, Until};
+use crate::api::{
+    Begin, Deploy, EventKind, LoginWish, Outcome, Repository, Stage, Until, WarmStart,
+};
 use crate::compose::Image;
 use crate::data_disk::DataDisk;
 use crate::dirs::private_dir;
@@ -28,6 +30,8 @@ use crate::source::Source;
 use super::attempt::Attempt;
 use super::instance::Instance;
 use super::replace::put_known_host;
+use super::start::ConsoleStart;
+use super::warm::Warmed;
 use super::{Host, Progress};
 
 /// Processors of an instance that asks for none: what a small server has.
@@ -52,18 +56,7 @@ impl Host {
             // Before anybody else can see it.
             let _changing = instance.changing.lock().await;
             self.reserve(&instance)?;
-            let made = self.make(&instance, wish, &attempt).await;
-            let begun = match made {
-                Ok(()) => {
-                    self.tell_deployed(&instance, &attempt);
-                    self.begin(&instance, &attempt).await
-                }
-                Err(error) => {
-                    self.tell_failed(&instance, &attempt, &error);
-                    Err(error)
-                }
-            };
-            match begun {
+            match self.make_and_begin(&instance, wish, &attempt).await {
                 Ok(begun) => begun,
                 Err(error) => {
                     self.forget(&instance).await;
@@ -73,6 +66,46 @@ impl Host {
         };
         self.wait_for_login(&instance, (before, begun), &attempt)
             .await
+    }
+
+    async fn make_and_begin(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        wish: Deploy,
+        attempt: &Attempt,
+    ) -> HostResult<ConsoleStart> {
+        let made = self.make_or_wake(instance, wish, attempt).await;
+        match made {
+            Ok(begun) => {
+                self.tell_deployed(instance, attempt);
+                match begun {
+                    Some(console) => Ok(console),
+                    None => self.begin(instance, attempt).await,
+                }
+            }
+            Err(error) => {
+                self.tell_failed(instance, attempt, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes an instance; where it begins warm, its machine runs then, and this is its console.
+    async fn make_or_wake(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        wish: Deploy,
+        attempt: &Attempt,
+    ) -> HostResult<Option<ConsoleStart>> {
+        let warm = match wish.begin {
+            Begin::Boot => None,
+            Begin::Warm => match self.begin_warm(instance, &wish, attempt).await? {
+                Warmed::Begun(console) => return Ok(Some(console)),
+                Warmed::Not(reason) => Some(WarmStart::Cold { reason }),
+            },
+        };
+        self.make(instance, wish, attempt, warm).await?;
+        Ok(None)
     }
 
     fn tell_deployed(&self, instance: &Instance, attempt: &Attempt) {
@@ -91,7 +124,7 @@ impl Host {
     }
 
     /// Takes the instance's name.
-    fn reserve(&self, instance: &Arc<Instance>) -> HostResult<()> {
+    pub(super) fn reserve(&self, instance: &Arc<Instance>) -> HostResult<()> {
         let mut instances = self.instances();
         if instances.contains_key(&instance.name) {
             return Err(HostError::Exists(instance.name.to_string()));
@@ -105,7 +138,7 @@ impl Host {
     }
 
     /// Undoes a deployment that failed.
-    async fn forget(self: &Arc<Self>, instance: &Arc<Instance>) {
+    pub(super) async fn forget(self: &Arc<Self>, instance: &Arc<Instance>) {
         let name = instance.name.clone();
         let instance = instance.clone();
         // What cannot be removed now is removed by the next service: its record says that it is not ready.
@@ -118,6 +151,7 @@ impl Host {
         instance: &Arc<Instance>,
         wish: Deploy,
         attempt: &Attempt,
+        warm: Option<WarmStart>,
     ) -> HostResult<()> {
         let patience = &attempt.patience;
         let (reference, asked) = (wish.reference.clone(), wish.repository.clone());
@@ -137,7 +171,8 @@ impl Host {
         let work = async {
             // As above.
             let become_itself = self.blocking(move |host| host.new_disk(&wish, source, image));
-            let disk = patience.wait(become_itself).await?;
+            let mut disk = patience.wait(become_itself).await?;
+            disk.record.warm = warm;
             let (this, patience) = (instance.clone(), patience.clone());
             self.blocking(move |host| host.make_disk(&this, disk, &patience))
                 .await
@@ -164,6 +199,28 @@ impl Host {
 
     /// What an instance's disk is to become. Blocks.
     fn new_disk(&self, wish: &Deploy, source: Arc<Source>, image: Image) -> HostResult<NewDisk> {
+        let (record, identity) = self.new_instance(wish, &image)?;
+        let target = source.composer.plan_with_identity(
+            image.id,
+            &image.template,
+            record.disk_bytes,
+            &identity,
+        )?;
+        Ok(NewDisk {
+            source,
+            image,
+            target,
+            record,
+            identity,
+        })
+    }
+
+    /// What an instance is to be. Blocks.
+    pub(super) fn new_instance(
+        &self,
+        wish: &Deploy,
+        image: &Image,
+    ) -> HostResult<(Record, Identity)> {
         let disk_bytes = image.disk_bytes(wish.machine.disk_bytes)?;
         let least = image.template.machine.memory_bytes;
         if let Some(asked) = wish.machine.memory_bytes.filter(|asked| *asked < least) {
@@ -175,47 +232,46 @@ impl Host {
         let random_failed = system("read", Path::new("/dev/urandom"));
         let created = self.now();
         let new = new_identity(&wish.name, &user, keys, created).map_err(random_failed)?;
-        let target = source.composer.plan_with_identity(
-            image.id,
-            &image.template,
-            disk_bytes,
-            &new.identity,
-        )?;
         let login = LoginRecord {
             user,
             ssh_port: 0,
             identity_file,
             host_key: new.host_key,
         };
-        let mut record = self.record(wish, &image, disk_bytes, login)?;
+        let mut record = self.record(wish, image, disk_bytes, login)?;
         // The time of the files that make it itself: by that a commit knows them.
         record.origin.created = created;
-        Ok(NewDisk {
-            source,
-            image,
-            target,
-            record,
-            identity: new.identity,
-        })
+        Ok((record, new.identity))
     }
 
     /// Everything of an instance before its first start. Blocks.
     fn make_disk(&self, instance: &Instance, disk: NewDisk, patience: &Patience) -> HostResult<()> {
         let mut record = disk.record;
-        self.take_ports(instance, &mut record)?;
-        self.keep(&instance.name, &record)?;
-
-        let overlay = instance.paths.disk_at(&record.disk);
-        let composer = &disk.source.composer;
-        drop(composer.overlay(&disk.image, Some(disk.target), &overlay, patience)?);
-
-        DataDisk::make_all(&record.data_disks, &instance.paths.dir)?;
-        identity_file::put(&instance.paths.dir, &disk.identity)?;
-        put_known_host(instance, &record)?;
+        self.make_files(instance, &mut record, &disk.identity, |overlay| {
+            let composer = &disk.source.composer;
+            let made = composer.overlay(&disk.image, Some(disk.target), overlay, patience);
+            made.map(drop)
+        })?;
         record.phase = Phase::Stopped;
         self.keep(&instance.name, &record)?;
         instance.live().record = Some(record);
         Ok(())
+    }
+
+    /// Keeps the record of an instance, and then makes its files, of which `overlay` makes one directory. Blocks.
+    pub(super) fn make_files(
+        &self,
+        instance: &Instance,
+        record: &mut Record,
+        identity: &Identity,
+        overlay: impl FnOnce(&Path) -> HostResult<()>,
+    ) -> HostResult<()> {
+        self.take_ports(instance, record)?;
+        self.keep(&instance.name, record)?;
+        overlay(&instance.paths.disk_at(&record.disk))?;
+        DataDisk::make_all(&record.data_disks, &instance.paths.dir)?;
+        identity_file::put(&instance.paths.dir, identity)?;
+        put_known_host(instance, record)
     }
 
     fn record(

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use shale_hvplug::{Vm, VmFiles};
 use shale_view::Trace;
+use tokio::task::AbortHandle;
 
 use crate::api::Caller;
 use crate::data_disk::DataDisk;
@@ -41,6 +42,8 @@ pub(super) struct Live {
     pub(super) vm: Option<Vm>,
     /// The disk, from before the machine starts until it has ended.
     pub(super) disk: Option<Served>,
+    /// Brings the rest of the snapshot that its memory is read from.
+    pub(super) snapshot_fill: Option<AbortHandle>,
     /// What its first boot reads, until it is ready.
     pub(super) trace: Option<Arc<Trace>>,
     /// When its hypervisor was asked whether the guest stands still.
@@ -110,10 +113,13 @@ impl Instance {
 ///                          hypervisor.log what its hypervisor said
 ///                          known_hosts    its host key, for ssh
 ///                          boot/          kernel and initial RAM disk, while it starts
+///                          warm/          a warm snapshot, while it is made
 /// <run>/<name>/disk        its disk, over NBD
 ///              control     its hypervisor's control socket
 ///              console     its serial console
+///              channel     to what waits in its guest for an identity, where it was started warm
 ///              pid         the number of its hypervisor's process
+///              snapshot/   the warm snapshot that its memory is read from
 ///              held        while it is paused to copy its disk
 /// ```
 #[derive(Debug, Clone)]
@@ -157,6 +163,11 @@ impl Paths {
         self.dir.join("boot")
     }
 
+    /// Where the warm snapshot is mounted that the machine's memory is read from.
+    pub(super) fn snapshot_mount(&self) -> PathBuf {
+        self.run.join("snapshot")
+    }
+
     pub(super) fn disk(&self) -> PathBuf {
         self.run.join("disk")
     }
@@ -165,6 +176,7 @@ impl Paths {
         VmFiles {
             control: self.run.join("control"),
             console: self.run.join("console"),
+            channel: self.run.join("channel"),
             pid: self.run.join("pid"),
             console_log: self.dir.join("console.log"),
             log: self.dir.join("hypervisor.log"),

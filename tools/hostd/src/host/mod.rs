@@ -25,6 +25,7 @@ mod stall;
 mod start;
 mod still;
 mod stop;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -369,6 +370,7 @@ impl Host {
             Request::Remove { name: n } => self.remove(&name(&n)?, progress.caller).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
             Request::Localize { name: n } => self.localize(&name(&n)?, progress).await,
+            Request::Warm(wish) => self.keep_warm(*wish, progress).await,
             Request::Commit(wish) => self.commit(*wish, progress).await,
             Request::Snapshots { name: n, action } => {
                 self.snapshots(&name(&n)?, action, progress).await

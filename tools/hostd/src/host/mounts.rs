@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shale_fusefs::{Access, MountError, MountOptions, ReadAhead, Unmount, mount_device, unmount};
 use shale_model::TemplateId;
+use shale_view::Trace;
 
 use crate::api::{DiskWish, MountWish, Outcome, Repository, Stage, ToMount};
 use crate::compose::Image;
@@ -35,6 +36,8 @@ pub struct HostMount {
     pub template: TemplateId,
     /// What is read around each page that is touched.
     pub read_ahead: ReadAhead,
+    /// Where it is noted what is read, as long as this service serves it.
+    pub trace: Option<Arc<Trace>>,
 }
 
 impl Host {
@@ -160,7 +163,7 @@ impl Host {
 
     /// Mounts the tree of a template for the host itself; a later service serves it on. Blocks, and must not be called
     /// from a thread of the runtime.
-    pub fn mount_for_host(self: &Arc<Self>, wish: &HostMount) -> HostResult<()> {
+    pub fn mount_for_host(&self, wish: &HostMount) -> HostResult<()> {
         let name = host_mount(&wish.name)?;
         let source = self.sources.get(&wish.repository)?;
         let image = source.composer.image(wish.template)?;
@@ -171,7 +174,7 @@ impl Host {
         let record = MountRecord::new(directory, origin, shows, owner, boot_text()?);
         self.mounts.reserve(&name, &record)?;
         let made = || -> HostResult<()> {
-            let opened = Opened::new(&record, &self.sources)?;
+            let opened = Opened::traced(&record, &self.sources, wish.trace.clone())?;
             let options = MountOptions {
                 source: reference,
                 access: Access::ReadWrite,
@@ -195,7 +198,7 @@ impl Host {
 
     /// Unmounts what [`Host::mount_for_host`] mounted; that there is nothing is no error. Who still uses it keeps it, out of
     /// its place. Blocks.
-    pub fn unmount_for_host(self: &Arc<Self>, name: &str) -> HostResult<()> {
+    pub fn unmount_for_host(&self, name: &str) -> HostResult<()> {
         let name = host_mount(name)?;
         let directory = {
             let all = self.mounts.all();

@@ -12,8 +12,9 @@ use shale_view::{FillState, SourceReport, SourceState, open_plan};
 
 use crate::api::{
     self, Damaged, Fill, Hedges, InstanceState, Outcome, ShownDisk, ShownMachine, ShownPlace,
-    ShownSource, ShownSourceState, ShownStall, ShownStalls, Ssh, Survives,
+    ShownSource, ShownSourceState, ShownStall, ShownStalls, Ssh, Survives, WarmStart,
 };
+use crate::compose::kept_plans;
 use crate::data_disk::DataDisk;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult};
@@ -152,6 +153,7 @@ impl Host {
             state,
             reason: waits.or(trouble).or(reason),
             autostart: record.autostart,
+            warm: record.warm,
             reference: record.origin.reference,
             template: record.origin.template,
             plan: record.origin.plan,
@@ -209,6 +211,7 @@ impl Host {
             DiskPlace::Overlay { .. } => (ShownPlace::Overlay, in_cache),
             DiskPlace::File { .. } => (ShownPlace::File, content_bytes),
         };
+        let reads_memory = instance.paths.snapshot_mount().exists();
         let counters = self.sources.counters();
         let mut eta = (local_bytes == content_bytes).then_some(Duration::ZERO);
         let (mut served, mut state) = (Shown::default(), Fill::Off);
@@ -230,8 +233,9 @@ impl Host {
             local_bytes,
             place,
             survives: Survives {
-                service: place == ShownPlace::File,
-                registry: local_bytes == content_bytes,
+                service: place == ShownPlace::File && !reads_memory,
+                registry: local_bytes == content_bytes
+                    && (!reads_memory || self.snapshot_is_here(record)),
             },
             boot_set: self.boot_set_share(record),
             fill: state,
@@ -252,6 +256,20 @@ impl Host {
         let plan = self.plan_path(record.origin.plan);
         let plan = open_plan(&plan, record.origin.plan)?;
         local_bytes(self.sources.cache(), &plan)
+    }
+
+    /// Whether this host has all of the snapshot that an instance began from.
+    fn snapshot_is_here(&self, record: &Record) -> bool {
+        let Some(WarmStart::From { snapshot }) = &record.warm else {
+            return true;
+        };
+        let plans = kept_plans(&self.dirs.plans()).unwrap_or_default();
+        let plan = plans.into_iter().find(|(of, _)| of == snapshot);
+        let share = plan.and_then(|(_, plan)| {
+            let file = open_plan(&self.plan_path(plan), plan).ok()?;
+            local_bytes(self.sources.cache(), &file).ok()
+        });
+        share.is_some_and(|(all, here)| all == here)
     }
 
     pub(super) fn plan_path(&self, plan: PlanId) -> std::path::PathBuf {

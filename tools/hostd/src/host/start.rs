@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use shale_hvplug::{DirectBoot, DiskOffer, Forward, Machine, Vm};
+use shale_hvplug::{DirectBoot, DiskOffer, Forward, Machine, Memory, Vm};
 
 use crate::api::{EventKind, LoginTime, Outcome, Stage, Until, Wait};
 use crate::console::{self, Waited};
@@ -35,7 +35,7 @@ const SSH_PORTS: u16 = 8_000;
 const SSH: u16 = 22;
 
 /// What getty(8) prints when the guest is ready for somebody to log in.
-const LOGIN: &[u8] = b"login:";
+pub(super) const LOGIN: &[u8] = b"login:";
 
 /// Time that reads waited, and bytes that were fetched, up to a moment.
 #[derive(Debug, Clone, Copy)]
@@ -147,12 +147,27 @@ impl Host {
         let record = instance.live().record.clone();
         let mut record = record.ok_or_else(|| HostError::Busy(instance.name.to_string()))?;
         self.cut_power(instance)?;
-        self.take_ports(instance, &mut record)?;
+        self.lay_ready(instance, &mut record, &patience)?;
+        record.phase = Phase::Started;
+        record.paused = false;
+        self.keep(&instance.name, &record)?;
+        instance.live().record = Some(record.clone());
+        Ok(record)
+    }
+
+    /// Takes the ports of an instance, offers its disk, and reads its kernel. Blocks.
+    pub(super) fn lay_ready(
+        &self,
+        instance: &Instance,
+        record: &mut Record,
+        patience: &Patience,
+    ) -> HostResult<()> {
+        self.take_ports(instance, record)?;
         private_dir(&instance.paths.run).map_err(system("make", &instance.paths.run))?;
         let device = match record.disk {
             DiskPlace::File { .. } => self.disk_of(instance, record.clone())?.disk,
             DiskPlace::Overlay { .. } => {
-                let disk = self.serve(instance, &record)?;
+                let disk = self.serve(instance, record)?;
                 let device = disk.device();
                 instance.live().disk = Some(disk);
                 device
@@ -161,45 +176,24 @@ impl Host {
         let files = boot_files(device, self.runtime.clone(), patience.clone());
         // A read that was given up shows as a disk that cannot be read.
         let files = files.map_err(|error| patience.over().unwrap_or(error.into()))?;
-        write_boot_files(&instance.paths.boot(), &files)?;
-        record.phase = Phase::Started;
-        record.paused = false;
-        self.keep(&instance.name, &record)?;
-        instance.live().record = Some(record.clone());
-        Ok(record)
+        write_boot_files(&instance.paths.boot(), &files)
     }
 
     /// Blocks.
     fn start_machine(&self, instance: &Instance, record: &Record) -> HostResult<ConsoleStart> {
-        let files = instance.paths.vm_files();
-        let console = fs::metadata(&files.console_log).map_or(0, |metadata| metadata.len());
+        let console = console_start(instance);
         let boot = instance.paths.boot();
-        let initrd = boot.join("initrd");
-        let mut forwards = record.ports.clone();
-        forwards.push(Forward {
-            host: record.login.ssh_port,
-            guest: SSH,
-        });
-        let machine = Machine {
-            name: instance.name.to_string(),
-            uuid: record.uuid(),
-            resources: record.resources,
-            boot: Some(DirectBoot {
-                kernel: boot.join("kernel"),
-                initrd: initrd.exists().then_some(initrd),
-                command_line: record.origin.command_line.clone(),
-            }),
-            disks: vec![match record.disk {
-                DiskPlace::Overlay { .. } => DiskOffer::Nbd(instance.paths.disk()),
-                DiskPlace::File { .. } => DiskOffer::Block(instance.paths.disk_at(&record.disk)),
-            }],
-            data_disks: (0..record.data_disks.len())
-                .map(|number| DiskOffer::Block(instance.paths.data_disk(number)))
-                .collect(),
-            forwards,
-            files,
-        };
-        let vm = self.driver.start(&machine)?;
+        let vm = self
+            .driver
+            .start(&machine(instance, record, &boot, Memory::Own))?;
+        self.has_machine(instance, vm);
+        // The machine has read them.
+        let _ = remove_dir(&boot);
+        Ok(console)
+    }
+
+    /// Notes that an instance has this machine.
+    pub(super) fn has_machine(&self, instance: &Instance, vm: Vm) {
         {
             let mut live = instance.live();
             live.vm = Some(vm);
@@ -208,9 +202,6 @@ impl Host {
             live.trouble = None;
         }
         self.note_boot(instance);
-        // The machine has read them.
-        let _ = remove_dir(&boot);
-        Ok(console)
     }
 
     /// Waits for the login prompt, if that is wanted. Others may stop the instance meanwhile.
@@ -380,6 +371,47 @@ struct PortsOfOthers {
 /// Whether nobody listens on this port of the loopback.
 fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+/// How much an instance has printed on its console.
+pub(super) fn console_start(instance: &Instance) -> ConsoleStart {
+    let log = instance.paths.vm_files().console_log;
+    fs::metadata(log).map_or(0, |metadata| metadata.len())
+}
+
+/// The machine of an instance, whose kernel and initial RAM disk lie in the directory `boot`.
+pub(super) fn machine(
+    instance: &Instance,
+    record: &Record,
+    boot: &Path,
+    memory: Memory,
+) -> Machine {
+    let initrd = boot.join("initrd");
+    let mut forwards = record.ports.clone();
+    forwards.push(Forward {
+        host: record.login.ssh_port,
+        guest: SSH,
+    });
+    Machine {
+        name: instance.name.to_string(),
+        uuid: record.uuid(),
+        resources: record.resources,
+        boot: Some(DirectBoot {
+            kernel: boot.join("kernel"),
+            initrd: initrd.exists().then_some(initrd),
+            command_line: record.origin.command_line.clone(),
+        }),
+        disks: vec![match record.disk {
+            DiskPlace::Overlay { .. } => DiskOffer::Nbd(instance.paths.disk()),
+            DiskPlace::File { .. } => DiskOffer::Block(instance.paths.disk_at(&record.disk)),
+        }],
+        data_disks: (0..record.data_disks.len())
+            .map(|number| DiskOffer::Block(instance.paths.data_disk(number)))
+            .collect(),
+        forwards,
+        memory,
+        files: instance.paths.vm_files(),
+    }
 }
 
 fn write_boot_files(dir: &Path, files: &BootFiles) -> HostResult<()> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shale_fusefs::{DiskFace, DiskFile, Face, Permissions, TreeError, TreeFace};
-use shale_view::{ChunkReader, Disk, Overlay, PlanFile, View, open_plan};
+use shale_view::{ChunkReader, Disk, Overlay, PlanFile, Trace, View, open_plan};
 
 use crate::error::HostResult;
 use crate::served::open_overlay;
@@ -22,13 +22,27 @@ pub(crate) struct Opened {
 impl Opened {
     /// Opens what `record` is of. Blocks.
     pub(crate) fn new(record: &MountRecord, sources: &Sources) -> HostResult<Self> {
+        Self::traced(record, sources, None)
+    }
+
+    /// The same; where it is a tree, what is read of it is noted in a trace. Blocks.
+    pub(crate) fn traced(
+        record: &MountRecord,
+        sources: &Sources,
+        trace: Option<Arc<Trace>>,
+    ) -> HostResult<Self> {
         let source = sources.get(&record.origin.repository())?;
         let plan = record.origin.plan;
         let file = open_plan(&source.composer.plan_path(plan), plan)?;
         let reader = source.reader.clone();
         Ok(match &record.shows {
             Shows::Tree => Self {
-                face: Box::new(tree_face(file, reader, record.owner.permissions())?),
+                face: match (trace, record.owner.permissions()) {
+                    (Some(trace), permissions) => {
+                        Box::new(traced_tree_face(file, reader, trace, permissions)?)
+                    }
+                    (None, permissions) => Box::new(tree_face(file, reader, permissions)?),
+                },
                 overlay: None,
             },
             Shows::Disk { overlay, owner } => {
@@ -50,7 +64,21 @@ pub fn tree_face(
     reader: Arc<ChunkReader>,
     permissions: Permissions,
 ) -> Result<impl Face, TreeError> {
-    let view = Arc::new(View::new(plan, reader));
+    face_of(View::new(plan, reader), permissions)
+}
+
+/// The same, which notes in a trace what is read.
+fn traced_tree_face(
+    plan: PlanFile,
+    reader: Arc<ChunkReader>,
+    trace: Arc<Trace>,
+    permissions: Permissions,
+) -> Result<impl Face, TreeError> {
+    face_of(View::new(plan, reader).traced(trace), permissions)
+}
+
+fn face_of(view: View, permissions: Permissions) -> Result<impl Face, TreeError> {
+    let view = Arc::new(view);
     let disk = Arc::new(Disk::read_only(view.clone()));
     TreeFace::new(PlanOf(view), disk, permissions)
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use shale_files::MemoryFiles;
 use shale_hostd::api::{
-    API_VERSION, Autostart, Credentials, Deploy, EventKind, EventsWish, FailureKind, LoginWish,
-    MachineWish, Outcome, Repository, Request, Told, Until, Wait,
+    API_VERSION, Autostart, Begin, Credentials, Deploy, EventKind, EventsWish, FailureKind,
+    LoginWish, MachineWish, Outcome, Repository, Request, Told, Until, Wait,
 };
 use shale_hostd::*;
 use shale_hvplug::*;
@@ -184,6 +184,7 @@ fn deployment(name: &str, repository: &str, limit_seconds: u64) -> Request {
     Request::Deploy(Box::new(Deploy {
         pause_after_seconds: None,
         autostart: Autostart::Off,
+        begin: Begin::Boot,
         name: name.into(),
         reference: "demo/base".into(),
         repository: Repository {

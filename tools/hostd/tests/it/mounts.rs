@@ -97,6 +97,7 @@ fn privileged_serve_mounts_for_another_process() {
         repository: repository(dir),
         template: TemplateId::from_hex(template).unwrap(),
         read_ahead: ReadAhead::Off,
+        trace: None,
     };
     if !dir.join("mounted").exists() {
         host.mount_for_host(&wish).unwrap();

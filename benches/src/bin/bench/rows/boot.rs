@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::{Disk, Input, Machine, Qemu, run};
 use serde_json::Value;
 
@@ -50,6 +50,15 @@ impl<'a> Deployed<'a> {
     pub(crate) fn new(shale: &'a Shale) -> Result<Self> {
         let limit = LOGIN_WITHIN.as_secs().to_string();
         Self::with(shale, &["--timeout", &limit])
+    }
+
+    /// The same from the warm snapshot of `bench/base`.
+    pub(crate) fn warm(shale: &'a Shale) -> Result<Self> {
+        let limit = LOGIN_WITHIN.as_secs().to_string();
+        let deployed = Self::with(shale, &["--timeout", &limit, "--warm"])?;
+        let warm = &deployed.said["warm"];
+        ensure!(warm["from"].is_object(), "it booted: {warm}");
+        Ok(deployed)
     }
 
     fn with(shale: &'a Shale, more: &[&str]) -> Result<Self> {

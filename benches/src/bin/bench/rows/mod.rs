@@ -6,6 +6,7 @@ mod b2;
 mod b3;
 mod b4;
 mod b5;
+mod b6;
 mod boot;
 mod m1;
 mod m2;
@@ -59,6 +60,8 @@ pub(crate) enum Row {
     B2,
     /// Sixteen at once on a host
     B4,
+    /// From a warm snapshot, over a network
+    B6,
 }
 
 impl Row {
@@ -80,6 +83,7 @@ impl Row {
             Row::B1a => b1a::measure(settings),
             Row::B2 => b2::measure(settings),
             Row::B4 => b4::measure(settings),
+            Row::B6 => b6::measure(settings),
         }
     }
 }

@@ -61,6 +61,16 @@ struct Moved {
     waited: Option<f64>,
 }
 
+/// A deployment over the link.
+struct OverLink {
+    /// Seconds to the login prompt.
+    seconds: f64,
+    /// Those of them that reads waited.
+    waited: f64,
+    /// Bytes that came until then.
+    bytes: u64,
+}
+
 /// Deployments that were made at once.
 pub(crate) struct AtOnce<T> {
     /// What waiting for them gave.
@@ -78,6 +88,23 @@ pub(crate) enum Lazily {
     WithBootSet,
     /// It has a boot set; the host brings nothing else that is not read.
     WithBootSetAlone,
+    /// Nothing, but a warm snapshot, from which the machine starts.
+    Warm,
+    /// It has a boot set of that; the host brings nothing else that is not read.
+    WarmWithBootSet,
+    /// The same, and the host has started a machine from it before.
+    WarmAgain,
+}
+
+impl Lazily {
+    fn is_warm(self) -> bool {
+        matches!(self, Self::Warm | Self::WarmWithBootSet | Self::WarmAgain)
+    }
+
+    /// Whether nothing is known of boots before.
+    fn is_first(self) -> bool {
+        matches!(self, Self::Alone | Self::Warm)
+    }
 }
 
 impl Network {
@@ -122,15 +149,23 @@ impl Network {
             Lazily::Alone => "shale vm deploy on a host with nothing",
             Lazily::WithBootSet => "the same with a boot set",
             Lazily::WithBootSetAlone => "the same with a boot set, no fill",
+            Lazily::Warm => "shale vm deploy --warm on a host with nothing",
+            Lazily::WarmWithBootSet => "--warm with a boot set, no fill",
+            Lazily::WarmAgain => "--warm, second machine of the host, no fill",
         };
         Contender::new(name, move || {
-            if how == Lazily::Alone {
+            if how.is_first() {
                 self.forget_boots()?;
             }
             let tunnel = self.through(self.registry)?;
-            let (seconds, waited) = self.deploy(tunnel.address, how)?;
-            self.note(name, &tunnel, Some(waited));
-            if how == Lazily::Alone {
+            let deployed = self.deploy(&tunnel, how)?;
+            self.moved.borrow_mut().push(Moved {
+                by: name,
+                bytes: deployed.bytes,
+                waited: Some(deployed.waited),
+            });
+            let seconds = deployed.seconds;
+            if how.is_first() {
                 self.wait_for_boot_set()?;
             }
             Ok(Sample::of(seconds))
@@ -139,7 +174,8 @@ impl Network {
 
     /// A boot on some host, so that the registry has a boot set.
     pub(crate) fn boot_once(&self) -> Result<()> {
-        self.deploy(self.registry, Lazily::Alone).map(drop)?;
+        let tunnel = self.through(self.registry)?;
+        self.deploy(&tunnel, Lazily::Alone).map(drop)?;
         self.wait_for_boot_set()
     }
 
@@ -176,17 +212,52 @@ impl Network {
         Ok(())
     }
 
-    /// Seconds to the login prompt, and those of them that reads waited.
-    fn deploy(&self, registry: SocketAddr, how: Lazily) -> Result<(f64, f64)> {
+    /// A warm snapshot of the base, which the registry gets.
+    pub(crate) fn keep_warm(&self) -> Result<()> {
+        let host = self.path("warm");
+        std::fs::create_dir(&host)?;
+        let shale = Shale::new(&host)?.of_registry(&format!("http://{}", self.registry));
+        let made = shale.json(&["template".as_ref(), "warm".as_ref(), "bench/base".as_ref()])?;
+        println!(
+            "warm snapshot: {:.1} MB of packs, {:.1} MB without its holes",
+            made["pack_bytes"].as_f64().unwrap_or(f64::NAN) / 1e6,
+            made["sent_chunk_bytes"].as_f64().unwrap_or(f64::NAN) / 1e6
+        );
+        end_service(&shale)
+    }
+
+    /// Deploys on a host that has nothing, and removes it.
+    fn deploy(&self, registry: &Tunnel, how: Lazily) -> Result<OverLink> {
         let host = self.path("host");
         clear(&host)?;
         std::fs::create_dir(&host)?;
-        let mut shale = Shale::new(&host)?.of_registry(&format!("http://{registry}"));
-        if how == Lazily::WithBootSetAlone {
+        let mut shale = Shale::new(&host)?.of_registry(&format!("http://{}", registry.address));
+        let alone = [
+            Lazily::WithBootSetAlone,
+            Lazily::WarmWithBootSet,
+            Lazily::WarmAgain,
+        ];
+        if alone.contains(&how) {
             shale = shale.without_fills();
         }
-        let machine = Deployed::new(&shale)?;
-        let done = (machine.seconds, machine.waited());
+        if how.is_warm() {
+            // The service is there, as on a host that does this every day.
+            run(shale.command().args(["--quiet", "vm", "ls"]))?;
+        }
+        let deploy = || match how.is_warm() {
+            true => Deployed::warm(&shale),
+            false => Deployed::new(&shale),
+        };
+        if how == Lazily::WarmAgain {
+            drop(deploy()?);
+        }
+        let before = registry.down_bytes();
+        let machine = deploy()?;
+        let done = OverLink {
+            seconds: machine.seconds,
+            waited: machine.waited(),
+            bytes: registry.down_bytes() - before,
+        };
         drop(machine);
         end_service(&shale)?;
         Ok(done)

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
+use shale_hostd::warm_reference;
 use shale_model::{IndexEntry, LayerRoot, Platform, Reference, Template, TemplateId};
 
 use crate::context::{Context, get_index, resolve_for};
@@ -29,6 +30,8 @@ struct Shown {
     entries: u64,
     logical_bytes: u64,
     template: Template,
+    /// The template that is its warm snapshot, if it has one.
+    warm: Option<TemplateId>,
     /// What the name has for each platform; empty for a template that is named by its id.
     platforms: Vec<IndexEntry>,
 }
@@ -42,6 +45,7 @@ impl Row for Shown {
         "Layers",
         "Memory",
         "Login user",
+        "Warm snapshot",
         "Platforms of this name",
     ];
 
@@ -60,6 +64,7 @@ impl Row for Shown {
             layers.collect::<Vec<_>>().join(" "),
             bytes(machine.memory_bytes),
             machine.login_user.clone(),
+            self.warm.map_or("none".into(), |warm| warm.to_string()),
             platforms.collect::<Vec<_>>().join(" "),
         ]
     }
@@ -81,7 +86,9 @@ impl Inspect {
             entries += root.totals.entries;
             logical_bytes += root.totals.bytes;
         }
+        let warm = catalog.get_ref(&warm_reference(&self.reference.name, id)?)?;
         let shown = Shown {
+            warm: warm.and_then(|warm| warm.get(&self.platform)),
             id,
             entries,
             logical_bytes,

@@ -6,6 +6,7 @@ mod lint;
 mod ls;
 mod rebase;
 mod tag;
+mod warm;
 
 use clap::Subcommand;
 
@@ -20,6 +21,7 @@ pub(crate) enum Template {
     Lint(lint::Lint),
     Rebase(rebase::Rebase),
     Tag(tag::Tag),
+    Warm(warm::Warm),
 }
 
 impl Template {
@@ -31,6 +33,7 @@ impl Template {
             Template::Lint(lint) => lint.run(context),
             Template::Rebase(rebase) => rebase.run(context),
             Template::Tag(tag) => tag.run(context),
+            Template::Warm(warm) => warm.run(context),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{env, fs};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use shale_hostd::api::{self, Autostart, LoginWish, MachineWish, Request};
+use shale_hostd::api::{self, Autostart, Begin, LoginWish, MachineWish, Request};
 use shale_hvplug::{Acceleration, Forward};
 use shale_model::Reference;
 
@@ -26,6 +26,7 @@ use crate::output::parse_bytes;
 ///   shale vm deploy demo/web:1 --name web --publish 8080:80
 ///   shale vm deploy demo/base:12 --name big --memory 4G --cpus 4 --disk 100G --ssh-key key.pub
 ///   shale vm deploy demo/db:1 --name db --data-disk 50G
+///   shale vm deploy demo/web:1 --name web3 --warm
 ///   shale vm deploy demo/web:1 --plan
 ///   shale vm ssh web
 #[derive(Debug, Args)]
@@ -73,6 +74,12 @@ pub(crate) struct Deploy {
     /// Start the machine by itself after a boot of this host, if it ran before; `vm autostart` changes that
     #[arg(long)]
     autostart: bool,
+    /// Go on where the template's warm snapshot was made, which takes a fraction of a boot; boot where there is none that fits
+    ///
+    /// `shale template warm` makes one. It fits a machine of the same memory, processors and disk, on a host with the same
+    /// hypervisor; `shale vm inspect` says why another machine booted.
+    #[arg(long)]
+    warm: bool,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -126,6 +133,10 @@ impl Deploy {
             autostart: match self.autostart {
                 true => Autostart::On,
                 false => Autostart::Off,
+            },
+            begin: match self.warm {
+                true => Begin::Warm,
+                false => Begin::Boot,
             },
             wait: self.waiting.wish(),
         }));
@@ -220,7 +231,7 @@ fn parse_pause(text: &str) -> Result<PauseAfter, String> {
 }
 
 /// Memory of a machine: what less cannot hold is a kernel.
-fn parse_memory(text: &str) -> Result<u64, String> {
+pub(in crate::commands) fn parse_memory(text: &str) -> Result<u64, String> {
     const LEAST: u64 = 64 << 20;
     match parse_bytes(text)? {
         bytes if bytes < LEAST => Err(format!("`{text}` is too little: at least 64M")),

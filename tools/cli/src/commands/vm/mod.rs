@@ -24,13 +24,15 @@ use serde::Serialize;
 use shale_hostd::api::{
     BootSetShare, Fill, Instance, InstanceState, LoginTime, Outcome, Request, ShownDisk,
     ShownPlace, ShownSourceState, ShownStalls, Stage, StageReport, Survives, Until, Wait,
+    WarmStart,
 };
 
 use crate::commands::host::{call, unexpected};
 use crate::context::Context;
 use crate::output::{Row, bytes, note};
 
-pub(crate) use deploy::Deploy;
+pub(super) use deploy::parse_memory;
+pub(crate) use deploy::{Accel, Deploy};
 pub(crate) use ls::Ls;
 pub(super) use ssh::arguments;
 
@@ -137,6 +139,9 @@ pub(crate) fn show_stage(context: &Context) -> impl FnMut(StageReport) + use<> {
             Stage::Commit => "pushing what its guest changed",
             Stage::Bring => "bringing its content",
             Stage::Identity => "making its disk and identity",
+            Stage::FindWarm => "looking for its warm snapshot",
+            Stage::Wake => "waking it, with an identity",
+            Stage::Keep => "pushing its memory and devices",
             Stage::Kernel => "reading its kernel",
             Stage::Machine => "starting the machine",
             Stage::Boot => "booting",
@@ -156,6 +161,9 @@ fn show_started(context: &Context, outcome: Outcome) -> anyhow::Result<()> {
     let Outcome::Started { instance, login } = outcome else {
         return Err(unexpected(&outcome));
     };
+    if let (Some(WarmStart::Cold { reason }), false) = (&instance.warm, context.global.quiet) {
+        note!("           it booted instead of starting warm: {reason}");
+    }
     if let (Some(login), false) = (login, context.global.quiet) {
         note!("{:7.2} s  login prompt", login.seconds);
         let (waited, fetched) = (login.waited_seconds, bytes(login.fetched_bytes));
@@ -186,6 +194,7 @@ impl Row for Shown {
         "Name",
         "State",
         "Autostart",
+        "Started",
         "Template",
         "Machine",
         "Disk",
@@ -211,6 +220,7 @@ impl Row for Shown {
             instance.name.clone(),
             state(instance),
             if instance.autostart { "on" } else { "off" }.to_owned(),
+            started(instance.warm.as_ref()),
             format!("{} {}", instance.reference, instance.template.short()),
             format!(
                 "{} processors, {}",
@@ -250,6 +260,15 @@ pub(super) fn state(instance: &Instance) -> String {
         // A pause that somebody asked for has no other reason.
         Some(reason) if reason != state => format!("{state} ({reason})"),
         _ => state.to_owned(),
+    }
+}
+
+/// How an instance began.
+fn started(warm: Option<&WarmStart>) -> String {
+    match warm {
+        None => "by a boot".into(),
+        Some(WarmStart::From { snapshot }) => format!("warm, from {}", snapshot.short()),
+        Some(WarmStart::Cold { reason }) => format!("by a boot, not warm: {reason}"),
     }
 }
 
