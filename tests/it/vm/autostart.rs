@@ -41,6 +41,9 @@ fn boot_anew(vms: &Vms, names: &[&str]) -> Result<()> {
         let path = vms.path("instances").join(name).join("record.json");
         let mut record: Value = serde_json::from_slice(&fs::read(&path)?)?;
         record["boot"] = "another".into();
+        // What has no hash was kept before there were hashes.
+        let fields = record.as_object_mut().context("a record")?;
+        ensure!(fields.remove("blake3").is_some(), "it has no hash");
         fs::write(&path, serde_json::to_vec(&record)?)?;
     }
     Ok(())

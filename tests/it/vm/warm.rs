@@ -148,7 +148,9 @@ fn holds_no_identity(vms: &Vms, made: &Value) -> Result<()> {
     let directory = vms.shale.home().join("snapshot");
     fs::create_dir(&directory)?;
     let mut mount = vms.shale.command();
-    mount.args(["mount", reference]).arg(&directory);
+    mount
+        .args(["mount", "--foreground", reference])
+        .arg(&directory);
     let server = harness::Background::start_until(&mut mount, "serving")?;
     let memory = directory.join("memory");
     ensure!(fs::metadata(&memory)?.len() == 512 << 20);

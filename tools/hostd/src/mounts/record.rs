@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use shale_files::{DirFiles, FilePath, Files, put_durably, read_file, remove_durably};
+use shale_files::{DirFiles, FilePath, Files, remove_durably};
 use shale_fusefs::{Access, DiskFile, Permissions};
 use shale_model::Mtime;
 
 use crate::dirs::known_path;
 use crate::error::{HostError, HostResult};
 use crate::keeper::KeptName;
+use crate::kept::KeptFile;
 use crate::record::Origin;
 
 /// `format` of a record.
@@ -147,30 +148,27 @@ impl MountRecords {
 
     /// The record of `name`, which there is.
     pub(crate) fn get(&self, name: &KeptName) -> HostResult<MountRecord> {
-        let path = path_of(name);
-        let damaged = |reason: String| HostError::Record {
-            path: self.root.join(path.as_str()),
-            reason,
+        let missing = || HostError::Record {
+            path: self.root.join(path_of(name).as_str()),
+            reason: "it is gone".into(),
         };
-        let bytes = read_file(&self.files, &path, MAX_RECORD_BYTES)?;
-        let record: MountRecord =
-            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        match record.format == FORMAT {
-            true => Ok(record),
-            false => Err(damaged(format!("its format is `{}`", record.format))),
-        }
+        self.file(name).get()?.ok_or_else(missing)
     }
 
     /// Keeps a record, durably.
     pub(crate) fn put(&self, name: &KeptName, record: &MountRecord) -> HostResult<()> {
-        // Strings, numbers and lists have no way not to become JSON.
-        let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
         let temp = known_path(&format!("{name}{TEMP}"));
-        let _ = self.files.remove(&temp);
-        put_durably(&self.files, &temp, &path_of(name), |file| {
-            file.write_at(0, &bytes)
-        })?;
-        Ok(())
+        Ok(self.file(name).put(&temp, record)?)
+    }
+
+    fn file(&self, name: &KeptName) -> KeptFile<'_> {
+        KeptFile {
+            files: &self.files,
+            root: &self.root,
+            path: path_of(name),
+            format: FORMAT,
+            max_bytes: MAX_RECORD_BYTES,
+        }
     }
 
     /// Removes a record, durably; that there is none is no error.
