@@ -4,13 +4,11 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use shale_files::DirFiles;
 use shale_image::identity::{HostKey, Identity, Login, Network};
 use shale_model::Mtime;
 
-use crate::dirs::known_path;
 use crate::error::{HostError, HostResult};
-use crate::kept::KeptFile;
+use crate::kept::KeptIn;
 
 /// `format` of the file.
 const FORMAT: &str = "shale.identity.v1";
@@ -68,25 +66,20 @@ pub(crate) fn put(directory: &Path, identity: &Identity) -> HostResult<()> {
             authorized_keys: login.authorized_keys.clone(),
         }),
     };
-    let files = DirFiles::open(directory)?;
-    Ok(file(&files, directory).put(&known_path(TEMP), &kept)?)
+    FILE.put(directory, &kept)
 }
 
-fn file<'a>(files: &'a DirFiles, root: &'a Path) -> KeptFile<'a> {
-    KeptFile {
-        files,
-        root,
-        path: known_path(NAME),
-        format: FORMAT,
-        max_bytes: MAX_BYTES,
-    }
-}
+const FILE: KeptIn = KeptIn {
+    name: NAME,
+    temp: TEMP,
+    format: FORMAT,
+    max_bytes: MAX_BYTES,
+};
 
 /// The identity that was kept, whose files are written at a time in seconds since 1970; `None` where an older version
 /// deployed the instance.
 pub(crate) fn get(directory: &Path, seconds: u64) -> HostResult<Option<Identity>> {
-    let files = DirFiles::open(directory)?;
-    let Some(kept) = file(&files, directory).get::<Kept>()? else {
+    let Some(kept) = FILE.get::<Kept>(directory)? else {
         return Ok(None);
     };
     let machine_id = u128::from_str_radix(&kept.machine_id, 16);

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shale_files::{DirFiles, FilePath, FileResult, put_durably, read_file};
 
+use crate::dirs::known_path;
 use crate::error::{HostError, HostResult};
 
 /// The field that holds the BLAKE3 hash, in hex, of the others as compact JSON.
@@ -26,6 +27,38 @@ pub(crate) struct KeptFile<'a> {
     pub(crate) format: &'static str,
     /// Longest that is read.
     pub(crate) max_bytes: usize,
+}
+
+/// A file that has one name in every directory that has one.
+pub(crate) struct KeptIn {
+    pub(crate) name: &'static str,
+    /// Its name while it is written.
+    pub(crate) temp: &'static str,
+    pub(crate) format: &'static str,
+    pub(crate) max_bytes: usize,
+}
+
+impl KeptIn {
+    /// As [`KeptFile::get`], in the directory `root`.
+    pub(crate) fn get<T: DeserializeOwned>(&self, root: &Path) -> HostResult<Option<T>> {
+        self.file(&DirFiles::open(root)?, root).get()
+    }
+
+    /// As [`KeptFile::put`], in the directory `root`.
+    pub(crate) fn put<T: Serialize>(&self, root: &Path, value: &T) -> HostResult<()> {
+        let files = DirFiles::open(root)?;
+        Ok(self.file(&files, root).put(&known_path(self.temp), value)?)
+    }
+
+    fn file<'a>(&self, files: &'a DirFiles, root: &'a Path) -> KeptFile<'a> {
+        KeptFile {
+            files,
+            root,
+            path: known_path(self.name),
+            format: self.format,
+            max_bytes: self.max_bytes,
+        }
+    }
 }
 
 impl KeptFile<'_> {

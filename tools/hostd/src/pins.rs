@@ -8,7 +8,7 @@ use shale_model::{PlanId, TemplateId};
 
 use crate::dirs::known_path;
 use crate::error::{HostError, HostResult};
-use crate::kept::KeptFile;
+use crate::kept::KeptIn;
 
 /// The file's name, and that of its successor while it is written.
 const NAME: &str = "pins.json";
@@ -43,11 +43,10 @@ const FORMAT: &str = "shale.pins.v1";
 /// What is pinned; nothing if nothing ever was, or if the file is damaged, which is then put aside: machines are not to
 /// stand still for it.
 pub(crate) fn read(state: &Path) -> HostResult<Vec<Pin>> {
-    let files = DirFiles::open(state)?;
-    match file(&files, state).get::<Pins>() {
+    match FILE.get::<Pins>(state) {
         Ok(kept) => Ok(kept.map(|kept| kept.pins).unwrap_or_default()),
         Err(HostError::Record { .. }) => {
-            files.rename(&known_path(NAME), &known_path(DAMAGED))?;
+            DirFiles::open(state)?.rename(&known_path(NAME), &known_path(DAMAGED))?;
             Ok(Vec::new())
         }
         Err(error) => Err(error),
@@ -60,19 +59,15 @@ pub(crate) fn write(state: &Path, pins: &[Pin]) -> HostResult<()> {
         format: FORMAT.into(),
         pins: pins.to_vec(),
     };
-    let files = DirFiles::open(state)?;
-    Ok(file(&files, state).put(&known_path(TEMP), &pins)?)
+    FILE.put(state, &pins)
 }
 
-fn file<'a>(files: &'a DirFiles, root: &'a Path) -> KeptFile<'a> {
-    KeptFile {
-        files,
-        root,
-        path: known_path(NAME),
-        format: FORMAT,
-        max_bytes: MAX_BYTES,
-    }
-}
+const FILE: KeptIn = KeptIn {
+    name: NAME,
+    temp: TEMP,
+    format: FORMAT,
+    max_bytes: MAX_BYTES,
+};
 
 #[cfg(test)]
 mod tests {

@@ -2,14 +2,14 @@
 //! `snapshot.json`. Without that there is no snapshot.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use shale_files::{DirFiles, FilePath, Files, remove_durably};
 
 use crate::dirs::{known_path, remove_dir};
 use crate::error::HostResult;
-use crate::kept::KeptFile;
+use crate::kept::KeptIn;
 use crate::name::InstanceName;
 use crate::record::{Origin, Record};
 
@@ -63,15 +63,12 @@ impl Snapshot {
     }
 }
 
-fn file<'a>(files: &'a DirFiles, root: &'a Path) -> KeptFile<'a> {
-    KeptFile {
-        files,
-        root,
-        path: known_path(NAME),
-        format: FORMAT,
-        max_bytes: MAX_BYTES,
-    }
-}
+const FILE: KeptIn = KeptIn {
+    name: NAME,
+    temp: TEMP,
+    format: FORMAT,
+    max_bytes: MAX_BYTES,
+};
 
 /// The snapshots of an instance, in a directory that is made with the first of them.
 pub(crate) struct Snapshots {
@@ -124,9 +121,7 @@ impl Snapshots {
 
     /// Keeps that a snapshot is complete, durably.
     pub(crate) fn finish(&self, name: &InstanceName, snapshot: &Snapshot) -> HostResult<()> {
-        let dir = self.dir(name);
-        let files = DirFiles::open(&dir)?;
-        Ok(file(&files, &dir).put(&known_path(TEMP), snapshot)?)
+        FILE.put(&self.dir(name), snapshot)
     }
 
     /// Removes a snapshot, durably: what is left of it is garbage from then on.
@@ -147,9 +142,7 @@ impl Snapshots {
     }
 
     fn read(&self, name: &InstanceName) -> HostResult<Option<Snapshot>> {
-        let dir = self.dir(name);
-        let files = DirFiles::open(&dir)?;
-        file(&files, &dir).get()
+        FILE.get(&self.dir(name))
     }
 
     /// What is no name of a snapshot is none of ours.
