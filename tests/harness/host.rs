@@ -242,17 +242,23 @@ impl Vms {
                 let _ = run(umount.arg("--lazy").arg(mount));
             }
         }
+        if let Some(pid) = self.keeper_pid() {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = wait_for_end(pid);
+        }
+    }
+
+    /// The process that keeps open files for the service, if there is one.
+    pub fn keeper_pid(&self) -> Option<Pid> {
         let socket = self.path("run").join(KEEPER_SOCKET);
         let socket = socket.as_os_str().as_encoded_bytes();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+        let mut processes = fs::read_dir("/proc").ok()?.flatten();
+        processes.find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
             let is_keeper = line.split(|byte| *byte == 0).any(|part| part == socket);
-            if let (true, Some(pid)) = (is_keeper, pid.and_then(Pid::from_raw)) {
-                let _ = kill_process(pid, Signal::KILL);
-                let _ = wait_for_end(pid);
-            }
-        }
+            Pid::from_raw(pid).filter(|_| is_keeper)
+        })
     }
 
     /// Fails if others than the owner may read anything of an instance.

@@ -10,6 +10,7 @@ mod kills;
 mod localize;
 mod reimage;
 mod snapshots;
+mod socket;
 mod stall;
 mod user;
 mod warm;

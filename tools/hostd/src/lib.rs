@@ -16,6 +16,7 @@ mod data_disk;
 mod dirs;
 mod disk_file;
 mod disk_place;
+mod disk_socket;
 mod drill;
 mod error;
 mod events;

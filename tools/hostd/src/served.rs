@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
-use shale_nbd::{Access, Export, Exports, Server, Settings, listen_unix_for_group};
+use shale_nbd::{Access, Export, Exports, Server, Settings};
 use shale_view::{
     Disk, Failed, FillState, ImpatientDisk, Overlay, SourceReport, Trace, View, Waiting, open_plan,
 };
@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::dirs::current_boot;
+use crate::disk_socket::DiskSocket;
 use crate::drill::{Drill, DrilledDisk};
 use crate::error::HostResult;
 use crate::local::local_bytes;
@@ -36,6 +37,7 @@ pub(crate) struct Served {
     impatient: Arc<ImpatientDisk>,
     view: Arc<View>,
     overlay: Arc<Overlay>,
+    socket: DiskSocket,
     end: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
     fill: Aborted,
@@ -61,7 +63,7 @@ impl Served {
         source: &Source,
         (plan, trace): (PlanId, Option<Arc<Trace>>),
         (overlay, patience): (&Path, Option<Duration>),
-        socket: &Path,
+        socket: DiskSocket,
         runtime: &Handle,
     ) -> HostResult<Self> {
         let plan_file = open_plan(&source.composer.plan_path(plan), plan)?;
@@ -105,7 +107,7 @@ impl Served {
         let listener = {
             let _inside = runtime.enter();
             // Its directory says whose group that is.
-            listen_unix_for_group(socket)?
+            socket.listen()?
         };
         let (end, ended) = oneshot::channel();
         let server = runtime.spawn(async move {
@@ -119,6 +121,7 @@ impl Served {
             impatient,
             view,
             overlay,
+            socket,
             end,
             server,
             fill,
@@ -185,8 +188,17 @@ impl Served {
         self.disk.clone()
     }
 
-    /// Ends the server when all that clients sent is answered, and makes what they wrote durable.
+    /// Ends the server for good when all that clients sent is answered, and makes what they wrote durable.
     pub(crate) async fn close(self) -> HostResult<()> {
+        let socket = self.socket.clone();
+        let left = self.leave().await;
+        // The next service sees to what cannot be closed now.
+        let _ = tokio::task::spawn_blocking(move || socket.forget()).await;
+        left
+    }
+
+    /// Ends the server as well, and leaves the socket to the next service with those who connect to it.
+    pub(crate) async fn leave(self) -> HostResult<()> {
         drop(self.fill);
         let _ = self.end.send(());
         // A server that failed has closed its connections too.

@@ -8,6 +8,7 @@ use shale_hvplug::Vm;
 use crate::api::EventKind;
 use crate::dirs::remove_dir;
 use crate::disk_place::DiskPlace;
+use crate::disk_socket::{DiskSocket, sweep_disk_sockets};
 use crate::error::HostResult;
 use crate::logs;
 use crate::name::InstanceName;
@@ -91,7 +92,18 @@ impl Host {
             }
             self.instances().insert(name, instance);
         }
+        // A keeper that does not answer keeps nobody from anything.
+        let _ = sweep_disk_sockets(&self.held, |machine| self.may_have_disk_open(machine));
         Ok(())
+    }
+
+    /// Whether there may be a machine of this name that has its disk from this service, or waits for it.
+    fn may_have_disk_open(&self, machine: &str) -> bool {
+        let Ok(instance) = InstanceName::new(machine).and_then(|name| self.get(&name)) else {
+            return false;
+        };
+        let live = instance.live();
+        live.disk.is_some() || live.trouble.is_some()
     }
 
     /// Takes over the machine of an instance, if it runs. Blocks.
@@ -153,12 +165,13 @@ impl Host {
     /// Offers the disk of an instance. Blocks.
     pub(super) fn serve(&self, instance: &Instance, record: &Record) -> HostResult<Served> {
         let source = self.sources.get(&record.origin.repository())?;
-        let (overlay, socket) = (instance.paths.disk_at(&record.disk), instance.paths.disk());
+        let overlay = instance.paths.disk_at(&record.disk);
+        let socket = DiskSocket::new(self.held.clone(), &instance.name, instance.paths.disk())?;
         let (plan, trace) = (record.origin.plan, instance.live().trace.clone());
         let patience = record.pause_after_seconds.map(Duration::from_secs);
         let overlay = (overlay.as_path(), patience);
         source.learn_boot_set(record.origin.template);
-        Served::open(&source, (plan, trace), overlay, &socket, &self.runtime)
+        Served::open(&source, (plan, trace), overlay, socket, &self.runtime)
     }
 
     /// Notes that an instance has no machine, if it should have one.

@@ -110,7 +110,7 @@ impl Host {
         let disk = instance.live().disk.take();
         if let Some(disk) = disk {
             // What was not flushed is in the system's page cache and outlives this process.
-            let _ = disk.close().await;
+            let _ = disk.leave().await;
         }
     }
 }

@@ -46,7 +46,7 @@ use crate::compose::remove_unfinished;
 use crate::dirs::{HostDirs, private_dir};
 use crate::error::{HostError, HostResult, system};
 use crate::events::Events;
-use crate::keeper::StartKeeper;
+use crate::keeper::{HeldFiles, StartKeeper};
 use crate::logs;
 use crate::metrics::Noted;
 use crate::mounts::{Mounts, Tell};
@@ -96,6 +96,8 @@ pub struct Host {
     sources: Sources,
     records: Records,
     mounts: Arc<Mounts>,
+    /// What outlives this service.
+    held: Arc<HeldFiles>,
     clock: fn() -> SystemTime,
     runtime: Handle,
     instances: Mutex<BTreeMap<InstanceName, Arc<Instance>>>,
@@ -208,11 +210,14 @@ impl Host {
             dirs.plans(),
             witness.clone(),
         );
-        let mounts = Mounts::open(&dirs, parts.start_keeper, parts.tell, runtime.clone())?;
+        let keeper = dirs.keeper_socket();
+        let held = HeldFiles::new(keeper, parts.start_keeper, runtime.clone());
+        let mounts = Mounts::open(&dirs, held.clone(), parts.tell, runtime.clone())?;
         let lacks_hypervisor = parts.driver.capabilities().missing.is_some();
         let host = Arc::new(Self {
             records: Records::open(dirs.instances())?,
             mounts,
+            held,
             dirs,
             driver: parts.driver,
             sources,

@@ -1,4 +1,5 @@
-//! The keeper: a small process that holds open files for the host service, so that a mount outlives the service.
+//! The keeper: a small process that holds open files for the host service, so that a mount, and the socket of a machine's
+//! disk, outlive the service.
 //!
 //! It knows names and open files, and nothing of what they are. The service has them kept before it serves with them; the
 //! next service, of the same or another version, gets them back by their names. A keeper that dies is replaced by the

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::dirs::{HostDirs, current_boot, private_dir};
 use crate::error::{HostError, HostResult, system};
-use crate::keeper::{HeldFiles, KeptName, StartKeeper};
+use crate::keeper::{HeldFiles, KeptName};
 use crate::keys;
 use crate::source::Sources;
 
@@ -81,7 +81,7 @@ impl Mounts {
     /// The mounts of a host, of which none is served yet. Blocks.
     pub(crate) fn open(
         dirs: &HostDirs,
-        start: StartKeeper,
+        held: Arc<HeldFiles>,
         tell: Tell,
         runtime: Handle,
     ) -> HostResult<Arc<Self>> {
@@ -89,7 +89,7 @@ impl Mounts {
         private_dir(&dir).map_err(system("make", &dir))?;
         Ok(Arc::new(Self {
             records: MountRecords::open(dir)?,
-            held: HeldFiles::new(dirs.keeper_socket(), start, runtime.clone()),
+            held,
             runtime,
             tell,
             all: Mutex::default(),
