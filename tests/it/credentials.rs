@@ -2,11 +2,15 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Registry, Shale, Vms, run};
+use harness::{Background, Input, Registry, Shale, Vms, need_root, run, tool};
+
+use crate::seen::events;
 
 /// A registry that lets nobody in, and remembers who knocked.
 struct Closed {
@@ -191,4 +195,109 @@ fn each_command_shows_its_token(registry: &Closed) -> Result<()> {
         "{shown:?}"
     );
     Ok(())
+}
+
+/// How long something may take that happens soon, on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+
+/// How long a registry takes to hear of a token, as its help says.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+/// Bytes of a file that nobody reads before its token is gone.
+const CONTENT_BYTES: usize = 4 << 20;
+
+/// A registry that asks for tokens.
+struct Guarded {
+    home: Shale,
+    registry: Registry,
+}
+
+impl Guarded {
+    fn new() -> Result<Self> {
+        let home = Shale::new()?;
+        // The first one closes it.
+        run(home.command().args(["token", "create", "first"]))?;
+        let registry = Registry::start(&home, 0)?;
+        Ok(Self { home, registry })
+    }
+
+    /// Puts a new token into a file.
+    fn let_in(&self, name: &str, scope: &str, file: &PathBuf) -> Result<()> {
+        let mut create = self.home.command();
+        create.args(["token", "create", name, "--scope", scope]);
+        Ok(std::fs::write(file, run(&mut create)?)?)
+    }
+
+    /// Makes a token worth nothing.
+    fn shut_out(&self, name: &str) -> Result<()> {
+        run(self.home.command().args(["token", "rm", name]))?;
+        std::thread::sleep(HEARD_WITHIN);
+        Ok(())
+    }
+}
+
+#[test]
+fn privileged_boot_a_machine_waits_while_its_token_is_no_good_and_goes_on_with_another()
+-> Result<()> {
+    need_root()?;
+    let (guarded, vms) = (Guarded::new()?, Vms::new()?);
+    let path = |below: &str| vms.shale.home().join(below);
+    let content: Vec<u8> = (0..CONTENT_BYTES as u32 / 4)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
+        .collect();
+    for directory in ["tree/boot", "tree/etc"] {
+        std::fs::create_dir_all(path(directory))?;
+    }
+    std::fs::copy(Input::base()?.kernel()?, path("tree/boot/vmlinuz"))?;
+    std::fs::write(path("tree/content"), &content)?;
+    guarded.let_in("author", "write", &path("author"))?;
+    guarded.let_in("host", "read", &path("host"))?;
+    let reference = guarded.registry.name("test/tree");
+    let mut push = vms.shale.command();
+    push.arg("--token-file").arg(path("author")).arg("push");
+    run(push.arg(path("tree")).arg(&reference))?;
+    let mut deploy = vms.command(&["deploy", &reference, "--name", "a", "--wait", "none"]);
+    deploy.arg("--token-file").arg(path("host"));
+    // Nothing comes that nobody reads.
+    run(deploy.env("SHALE_FILL_RATE", "off"))?;
+
+    guarded.shut_out("host")?;
+    let mut copy = tool("nbdcopy")?;
+    copy.arg(format!(
+        "nbd+unix:///?socket={}",
+        vms.path("run/a/disk").display()
+    ));
+    let mut copy = Background::start(copy.arg(path("disk.raw")))?;
+    let begun = Instant::now();
+    loop {
+        let told = events(&vms, &["a"])?;
+        if told
+            .iter()
+            .any(|it| it["kind"] == "stalled" && it["cause"] == "denied")
+        {
+            break;
+        }
+        ensure!(begun.elapsed() < SOON, "no stall is told: {told:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    ensure!(vms.state("a")? == "running");
+    ensure!(copy.ended()?.is_none(), "a read did not wait");
+
+    guarded.let_in("again", "read", &path("host"))?;
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = copy.ended()? {
+            break status;
+        }
+        ensure!(begun.elapsed() < SOON, "reads wait for ever");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    ensure!(status.success(), "a read failed: {status}");
+    let mut dump = tool("debugfs")?;
+    dump.arg("-R")
+        .arg(format!("dump /content {}", path("read").display()));
+    run(dump.arg(path("disk.raw")))?;
+    ensure!(std::fs::read(path("read"))? == content, "other bytes");
+    vms.run(&["rm", "a", "--yes"])?;
+    guarded.registry.server.terminate()
 }
