@@ -20,6 +20,9 @@ const PACKAGES: [(&str, &str); 8] = [
     ("zstd", "zstd"),
 ];
 
+/// Peers that `dev/tools nydus` builds, as Debian has none.
+const BUILT: [&str; 2] = ["nydus-image", "nydusd"];
+
 /// How often a program that should come up, or that is watched, is looked at.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -32,6 +35,16 @@ const UP_WITHIN: Duration = Duration::from_secs(60);
 ///
 /// It is not installed: a row never passes over a peer.
 pub(crate) fn peer(name: &str) -> Result<Command> {
+    if BUILT.contains(&name) {
+        let cache = std::env::var_os("SHALE_CACHE")
+            .context("SHALE_CACHE is not set: make bench sets it")?;
+        let path = Path::new(&cache).join("tools/bin").join(name);
+        ensure!(
+            path.exists(),
+            "{name} is missing: dev/tools nydus builds it"
+        );
+        return Ok(Command::new(path));
+    }
     let Some((_, package)) = PACKAGES.iter().find(|(program, _)| *program == name) else {
         return tool(name);
     };

@@ -12,6 +12,7 @@ mod m1;
 mod m2;
 mod mounted;
 mod network;
+mod nydus;
 mod p1;
 mod p4;
 mod r3;

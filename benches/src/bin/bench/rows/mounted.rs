@@ -1,4 +1,4 @@
-//! R1 and R2: the base's tree, mounted by `shale mount` and by the kernel.
+//! R1 and R2: the base's tree, mounted by `shale mount`, by nydusd, and by the kernel.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,16 +10,14 @@ use crate::Settings;
 use crate::measure::{Contender, Sample, in_turns, print, seconds};
 use crate::programs::{Running, Shale, peer};
 use crate::rows::boot::{export_base, push_base, verdict};
+use crate::rows::nydus::NydusImage;
 
-/// What is in the way of comparing with the peer of the targets.
-const NO_NYDUS: &str =
-    "nydusd, the peer of the target, is in no package of Debian 12: not compared";
-
-/// The same tree three times.
+/// The same tree four times.
 struct Trees {
     directory: tempfile::TempDir,
     shale: Shale,
     base: Input,
+    nydus: NydusImage,
     erofs: LoopMount,
     ext4: LoopMount,
 }
@@ -36,10 +34,12 @@ impl Trees {
         let erofs = LoopMount::new(&path("base.erofs"), "ro")?;
         let ext4 = LoopMount::new(&path("disk.raw"), "ro")?;
         std::fs::create_dir(path("mnt"))?;
+        let nydus = NydusImage::new(&path("nydus"), &base.tree())?;
         Ok(Self {
             directory,
             shale,
             base,
+            nydus,
             erofs,
             ext4,
         })
@@ -59,10 +59,11 @@ impl Trees {
         Running::server(&mut command, &self.point().join("etc"))
     }
 
-    /// The three, each measured by `sample`.
-    fn contenders<'a>(&'a self, sample: &'a dyn Fn(&Path) -> Result<Sample>) -> [Contender<'a>; 3] {
+    /// All of them, which are mounted, each measured by `sample`.
+    fn contenders<'a>(&'a self, sample: &'a dyn Fn(&Path) -> Result<Sample>) -> [Contender<'a>; 4] {
         [
             Contender::new("shale mount", || sample(&self.point())),
+            Contender::new("nydusd", || sample(&self.nydus.point())),
             Contender::new("kernel EROFS on a loop device", || {
                 sample(&self.erofs.path())
             }),
@@ -94,11 +95,15 @@ fn timed(tree: &Path, work: fn(&Path) -> Result<()>) -> Result<Sample> {
     Ok(Sample::of(seconds(|| work(tree))?))
 }
 
+/// Whether the first is faster than the second.
+fn faster(contenders: &[Contender<'_>]) -> &'static str {
+    verdict(contenders[0].ratio_to(&contenders[1]) < 1.0)
+}
+
 /// R1: all files read, for the first time, with the kernel's caches dropped, and hot.
 pub(crate) fn read(settings: Settings) -> Result<()> {
     let trees = Trees::new()?;
     println!("input: {}", trees.base.tree().display());
-    println!("{NO_NYDUS}");
     let first = || -> Result<Sample> {
         if trees.shale.cache().exists() {
             std::fs::remove_dir_all(trees.shale.cache())?;
@@ -107,16 +112,23 @@ pub(crate) fn read(settings: Settings) -> Result<()> {
         drop_caches()?;
         timed(&trees.point(), read_all)
     };
-    let mut alone = [Contender::new(
-        "shale mount, empty cache, local repository",
-        first,
-    )];
-    in_turns(settings.runs, &mut alone)?;
+    let nydus_first = || -> Result<Sample> {
+        trees.nydus.clear_cache()?;
+        let _served = trees.nydus.serve()?;
+        drop_caches()?;
+        timed(&trees.nydus.point(), read_all)
+    };
+    let mut cold = [
+        Contender::new("shale mount, empty cache, local repository", first),
+        Contender::new("nydusd, empty cache, local blob", nydus_first),
+    ];
+    in_turns(settings.runs, &mut cold)?;
     println!("first:");
-    print("s", &alone);
-    drop(alone);
+    print("s", &cold);
+    println!("target: faster than nydusd: {}", faster(&cold));
+    drop(cold);
 
-    let _served = trees.serve()?;
+    let _served = (trees.serve()?, trees.nydus.serve()?);
     for (name, drops) in [("caches dropped", true), ("hot", false)] {
         let sample = |tree: &Path| -> Result<Sample> {
             if drops {
@@ -130,8 +142,9 @@ pub(crate) fn read(settings: Settings) -> Result<()> {
         in_turns(settings.runs, &mut contenders)?;
         println!("{name}:");
         print("s", &contenders);
+        println!("target: faster than nydusd: {}", faster(&contenders));
         if !drops {
-            let ratio = contenders[0].ratio_to(&contenders[1]);
+            let ratio = contenders[0].ratio_to(&contenders[2]);
             println!("target: within 1.25 x EROFS: {}", verdict(ratio <= 1.25));
         }
     }
@@ -142,8 +155,7 @@ pub(crate) fn read(settings: Settings) -> Result<()> {
 pub(crate) fn look(settings: Settings) -> Result<()> {
     let trees = Trees::new()?;
     println!("input: {}", trees.base.tree().display());
-    println!("{NO_NYDUS}");
-    let _served = trees.serve()?;
+    let _served = (trees.serve()?, trees.nydus.serve()?);
     let sample = |tree: &Path| {
         look_at_all(tree)?;
         timed(tree, look_at_all)
@@ -152,6 +164,8 @@ pub(crate) fn look(settings: Settings) -> Result<()> {
     in_turns(settings.runs, &mut contenders)?;
     print("s", &contenders);
     let ratio = contenders[0].ratio_to(&contenders[1]);
+    println!("target: half of nydusd's time: {}", verdict(ratio <= 0.5));
+    let ratio = contenders[0].ratio_to(&contenders[2]);
     println!(
         "target: the kernel's speed (1.25 x EROFS, as for R1): {}",
         verdict(ratio <= 1.25)
