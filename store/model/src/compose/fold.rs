@@ -1,233 +1,18 @@
-//! The fold: tree layers, bottom first, become one composed tree.
-//!
-//! The rules are those of overlayfs (Linux `Documentation/filesystems/overlayfs.rst`) and of the OCI
-//! image specification (`layer.md`): the upper layer wins name by name; a whiteout removes a name; an
-//! opaque directory hides what is below; a directory over a directory merges and takes the upper
-//! attributes; any other change of type replaces. A hard-link group belongs to the layer that brings
-//! it, and an upper entry replaces one name of it.
-//!
-//! The tree keeps the nodes and names that upper layers removed, with the layer that did it: a disk
-//! laid out from it gives every inode and file the place that it has without the upper layers, so
-//! that templates on one base share its layout.
+//! The fold itself: the layers are applied one after the other to a tree that grows.
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::entry::{Attrs, Content, Entry, Kind, LayerDir, Mtime, Rdev, TreeLayer};
-use crate::limits::{MAX_ENTRIES, MAX_LAYERS};
+use crate::entry::{Attrs, Entry, Kind, LayerDir, Mtime, TreeLayer};
+use crate::limits::MAX_ENTRIES;
 use crate::name::{Name, TreePath};
 
-/// Position of a node in [`Tree::nodes`], which orders inodes; the root directory is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(u32);
-
-impl NodeId {
-    /// The root directory.
-    pub const ROOT: NodeId = NodeId(0);
-
-    /// The position.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// Position of a layer in the stack, bottom 0.
-pub type LayerNo = u16;
-
-/// A composed tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tree {
-    nodes: Vec<Node>,
-    layers: LayerNo,
-}
-
-/// One inode of a composed tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    /// The layer that brought it.
-    pub born: LayerNo,
-    /// The layer whose attributes it has: above `born` only for directories that were merged.
-    pub attrs_from: LayerNo,
-    /// Names that it has in the composed tree, for a directory 2 and one for each subdirectory;
-    /// 0 if upper layers removed it.
-    pub links: u32,
-    /// Owner, mode, time, extended attributes.
-    pub attrs: Attrs,
-    /// What it is and holds.
-    pub data: NodeData,
-}
-
-/// What a node is and holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeData {
-    /// A regular file.
-    File(Content),
-    /// A directory: every name that it has or had, in order of name, then of layer.
-    Directory(Vec<DirEntry>),
-    /// A symbolic link to these bytes.
-    Symlink(Box<[u8]>),
-    /// A character special file.
-    CharDevice(Rdev),
-    /// A block special file.
-    BlockDevice(Rdev),
-    /// A named pipe.
-    Fifo,
-    /// A unix socket.
-    Socket,
-}
-
-/// A name in a directory of a composed tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirEntry {
-    /// The name.
-    pub name: Name,
-    /// Its node.
-    pub node: NodeId,
-    /// The layer that brought this name.
-    pub born: LayerNo,
-    /// The layer that removed or replaced it, if one did.
-    pub died: Option<LayerNo>,
-}
-
-impl DirEntry {
-    /// Whether the name exists once layers up to and including `layer` are applied.
-    pub fn alive_at(&self, layer: LayerNo) -> bool {
-        self.born <= layer && self.died.is_none_or(|died| died > layer)
-    }
-}
-
-/// Why layers do not compose.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ComposeError {
-    /// An entry lies below something that is not a directory.
-    #[error("layer {layer} has entries in {path}, which is not a directory")]
-    NotDirectory {
-        /// The layer.
-        layer: LayerNo,
-        /// The directory that it names.
-        path: TreePath,
-    },
-    /// A hard link to a path that the layer does not bring before it, or that is a directory.
-    #[error("layer {layer} has a hard link to {path}, which it does not hold before it")]
-    LinkTarget {
-        /// The layer.
-        layer: LayerNo,
-        /// The target.
-        path: TreePath,
-    },
-    /// More than [`MAX_LAYERS`] layers.
-    #[error("{0} layers; the limit is {MAX_LAYERS}")]
-    TooManyLayers(usize),
-    /// More than [`MAX_ENTRIES`] nodes.
-    #[error("more than {MAX_ENTRIES} entries")]
-    TooManyEntries,
-}
-
-/// Folds `layers`, bottom first, into one tree.
-///
-/// A directory that no layer describes has mode 0755, owner root and time 0. Time and memory are
-/// linear in the number of entries.
-pub fn compose<'a>(layers: impl IntoIterator<Item = &'a TreeLayer>) -> Result<Tree, ComposeError> {
-    let mut fold = Fold::new();
-    for (layer, tree) in layers.into_iter().enumerate() {
-        if layer >= MAX_LAYERS {
-            return Err(ComposeError::TooManyLayers(layer + 1));
-        }
-        fold.layer = layer as LayerNo;
-        fold.apply(tree)?;
-    }
-    Ok(fold.finish())
-}
-
-impl Tree {
-    /// Every node, in order of layer, then of layer order; also those with no name left.
-    pub fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
-    /// The node with this id.
-    pub fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[id.index()]
-    }
-
-    /// Every node with its id, in order.
-    pub fn ids(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.nodes
-            .iter()
-            .enumerate()
-            .map(|(index, node)| (NodeId(index as u32), node))
-    }
-
-    /// How many layers it was made of.
-    pub fn layers(&self) -> LayerNo {
-        self.layers
-    }
-
-    /// The names in a directory, in order; none for anything else.
-    pub fn children(&self, id: NodeId) -> impl Iterator<Item = &DirEntry> {
-        let entries = match &self.node(id).data {
-            NodeData::Directory(entries) => &entries[..],
-            _ => &[],
-        };
-        entries.iter().filter(|entry| entry.died.is_none())
-    }
-
-    /// The node called `name` in a directory.
-    pub fn child(&self, id: NodeId, name: &[u8]) -> Option<NodeId> {
-        match &self.node(id).data {
-            NodeData::Directory(entries) => find_alive(entries, name).map(|at| entries[at].node),
-            _ => None,
-        }
-    }
-
-    /// The node at `path`; symbolic links are not followed.
-    pub fn lookup(&self, path: &TreePath) -> Option<NodeId> {
-        path.components()
-            .try_fold(NodeId::ROOT, |dir, name| self.child(dir, name))
-    }
-
-    /// Every path with its node, a directory right before what it holds.
-    pub fn walk(&self) -> Walk<'_> {
-        Walk {
-            tree: self,
-            stack: vec![(TreePath::root(), NodeId::ROOT)],
-        }
-    }
-}
-
-/// Iterator of [`Tree::walk`].
-#[derive(Debug)]
-pub struct Walk<'a> {
-    tree: &'a Tree,
-    stack: Vec<(TreePath, NodeId)>,
-}
-
-impl<'a> Iterator for Walk<'a> {
-    type Item = (TreePath, NodeId, &'a Node);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (path, id) = self.stack.pop()?;
-        if let NodeData::Directory(entries) = &self.tree.node(id).data {
-            let alive = entries.iter().rev().filter(|e| e.died.is_none());
-            // Paths in a tree were joined once before, so joining cannot fail here.
-            self.stack
-                .extend(alive.filter_map(|e| Some((path.join(&e.name).ok()?, e.node))));
-        }
-        Some((path, id, self.tree.node(id)))
-    }
-}
-
-/// Position of the name that is alive in a directory's entries.
-fn find_alive(entries: &[DirEntry], name: &[u8]) -> Option<usize> {
-    let end = entries.partition_point(|entry| entry.name.as_bytes() <= name);
-    let last = end.checked_sub(1)?;
-    let found = &entries[last];
-    (found.name.as_bytes() == name && found.died.is_none()).then_some(last)
-}
+use super::ComposeError;
+use super::tree::{DirEntry, LayerNo, Node, NodeData, NodeId, Tree, find_alive};
 
 /// The state of a fold between entries.
-struct Fold {
+pub(super) struct Fold {
     nodes: Vec<Node>,
-    layer: LayerNo,
+    pub(super) layer: LayerNo,
     /// The directory entries that the next layer directory appends, before they are sorted in.
     added: Vec<DirEntry>,
     /// Directories that the layer implied, by the one that holds them: they are sorted in when the layer ends, because
@@ -239,7 +24,7 @@ struct Fold {
 type LinkTargets<'a> = HashMap<TreePath, HashMap<Name, Option<NodeId>>>;
 
 impl Fold {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             nodes: vec![implied_directory(0)],
             layer: 0,
@@ -248,7 +33,7 @@ impl Fold {
         }
     }
 
-    fn apply(&mut self, tree: &TreeLayer) -> Result<(), ComposeError> {
+    pub(super) fn apply(&mut self, tree: &TreeLayer) -> Result<(), ComposeError> {
         if let Some(root) = &tree.root {
             self.describe(NodeId::ROOT, &root.attrs);
             if root.opaque {
@@ -471,7 +256,7 @@ impl Fold {
     }
 
     /// Counts the links of directories, which their subdirectories give them.
-    fn finish(mut self) -> Tree {
+    pub(super) fn finish(mut self) -> Tree {
         let is_dir = |id: NodeId| matches!(self.nodes[id.index()].data, NodeData::Directory(_));
         let links: Vec<u32> = (0..self.nodes.len() as u32)
             .map(|index| match &self.nodes[index as usize] {
