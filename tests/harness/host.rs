@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::idle::idle_initrd;
 use crate::{Input, Shale, run, tool};
 
 /// The socket of the process that keeps open what a killed service must not lose.
@@ -34,8 +35,8 @@ impl Vms {
         Ok(Self { shale })
     }
 
-    /// A host with a template `test/kernel`, made of the directory `kernel` in its home, that has a kernel and nothing
-    /// that it could start: machines of it run, and cost little.
+    /// A host with a template `test/kernel`, made of the directory `kernel` in its home, that has a kernel and
+    /// nothing that it could start: machines of it run, and cost nothing once they have booted.
     ///
     /// # Errors
     ///
@@ -46,6 +47,7 @@ impl Vms {
         fs::create_dir_all(tree.join("boot"))?;
         fs::create_dir(tree.join("etc"))?;
         fs::copy(Input::base()?.kernel()?, tree.join("boot/vmlinuz"))?;
+        fs::write(tree.join("boot/initrd.img"), idle_initrd())?;
         run(vms
             .shale
             .command()

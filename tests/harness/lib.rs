@@ -5,6 +5,7 @@
 
 mod base;
 mod host;
+mod idle;
 mod mounts;
 mod nasty;
 mod nbd;

@@ -45,12 +45,16 @@ impl DiskSocket {
     /// be called within a Tokio runtime.
     ///
     /// # Errors
-    /// The path is taken by somebody else, or the system refuses.
-    pub(crate) fn listen(&self) -> Result<UnixListener, ListenError> {
-        if let Some(listener) = self.kept() {
-            return Ok(listener);
-        }
-        let listener = listen_unix_for_group(&self.path)?;
+    /// The path is taken by somebody else, or by a keeper that cannot be asked, or the system refuses.
+    pub(crate) fn listen(&self) -> HostResult<UnixListener> {
+        let kept = match self.kept() {
+            Ok(Some(listener)) => return Ok(listener),
+            kept => kept,
+        };
+        let listener = match (listen_unix_for_group(&self.path), kept) {
+            (Err(ListenError::Busy(_)), Err(error)) => return Err(error.into()),
+            (listener, _) => listener?,
+        };
         if let Err(error) = self.keep(&listener) {
             tracing::warn!(name = %self.name, %error, "the socket of a disk is not kept");
         }
@@ -65,16 +69,19 @@ impl DiskSocket {
     }
 
     /// What the keeper has, if that is what is at the path.
-    fn kept(&self) -> Option<UnixListener> {
-        let files = self.held.take_up(&self.name).ok()??;
-        let [listener, file]: [OwnedFd; 2] = files.try_into().ok()?;
+    fn kept(&self) -> Result<Option<UnixListener>, KeeperError> {
+        let files = self.held.take_up(&self.name)?;
+        let Some(Ok([listener, file])) = files.map(<[OwnedFd; 2]>::try_from) else {
+            return Ok(None);
+        };
         let is_listening = sockopt::socket_acceptconn(&listener).unwrap_or(false);
         if !is_listening || !is_at(&file, &self.path).unwrap_or(false) {
-            return None;
+            return Ok(None);
         }
         let listener = net::UnixListener::from(listener);
-        listener.set_nonblocking(true).ok()?;
-        UnixListener::from_std(listener).ok()
+        let set = listener.set_nonblocking(true);
+        let listener = set.and_then(|()| UnixListener::from_std(listener));
+        listener.map(Some).map_err(KeeperError::Files)
     }
 
     /// With its file, by which the next service knows whether it is still the one that the path leads to.

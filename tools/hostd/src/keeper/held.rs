@@ -80,6 +80,8 @@ impl HeldFiles {
         self: &Arc<Self>,
         name: &KeptName,
     ) -> Result<Option<Vec<OwnedFd>>, KeeperError> {
+        // One at a time: a keeper has few clients, and a host starts many machines at once.
+        let mut state = self.state();
         let client = match KeeperClient::connect(&self.socket) {
             Err(error) if is_nobody(&error) => return Ok(None),
             connected => connected?,
@@ -87,7 +89,6 @@ impl HeldFiles {
         let Some(files) = client.get(name)? else {
             return Ok(None);
         };
-        let mut state = self.state();
         state.files.insert(name.clone(), doubled(&files)?);
         self.connect(&mut state)?;
         Ok(Some(files))
