@@ -101,7 +101,8 @@ impl Installed {
         let said = self.run("ls /var/lib/shale/instances /var/lib/shale/mounts /run/shale")?;
         // The keeper of open files is there as long as the service that needed one.
         let is_none = |name: &&str| !name.ends_with(':') && *name != "keep.sock";
-        let names: Vec<&str> = said.split_whitespace().filter(is_none).collect();
+        let mut names: Vec<&str> = said.split_whitespace().filter(is_none).collect();
+        names.sort_unstable();
         ensure!(names == ["host.lock", "host.sock"], "{names:?}");
         ensure!(self.run("grep -c fuse.shale /proc/mounts || true")? == "0\n");
         Ok(())

@@ -187,9 +187,9 @@ impl Host {
         Ok(root)
     }
 
-    /// Serves the tree of a template that was mounted with [`Permissions::Unchecked`] on no directory: only who is handed its
-    /// root sees it, and nobody else is asked for permission. A file can be opened for writing, as some programs do that only
-    /// read; what is written to it is refused. A later service serves it on. Blocks.
+    /// Serves the tree of a template that was mounted with [`shale_fusefs::Permissions::Unchecked`] on no directory: only who is
+    /// handed its root sees it, and nobody is asked for permission. A file can be opened for writing, as some programs do that
+    /// only read; what is written to it is refused. A later service serves it on. Blocks.
     pub fn serve_for_host(&self, wish: &HostMount, device: OwnedFd) -> HostResult<()> {
         let name = host_mount(&wish.machine)?;
         let source = self.sources.get(&wish.repository)?;
