@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+mod detached;
 mod disk;
 mod face;
 pub mod limits;
@@ -30,6 +31,7 @@ mod slots;
 mod tree;
 mod waiting;
 
+pub use detached::{Detached, mount_detached};
 pub use disk::{Access, DISK_NAME, DiskFace, DiskFile};
 pub use face::{Face, FaceKind, Outcome};
 pub use mount::{

@@ -100,6 +100,9 @@ pub enum MountError {
     /// The helper program does not do it.
     #[error("{HELPER} fails: {0}")]
     Helper(String),
+    /// The system does not mount without a directory.
+    #[error("mount on no directory")]
+    Detached(#[source] io::Error),
     /// There is no memory for requests.
     #[error(transparent)]
     Slots(#[from] SlotsError),
@@ -112,6 +115,18 @@ pub enum ReadAhead {
     Off,
     /// As much as one request holds, also around a page that is touched in a map.
     Large,
+}
+
+impl ReadAhead {
+    /// Says so of the mounts of a device, which is named by its major and minor number. For root.
+    pub(crate) fn set(self, device: &str) -> io::Result<()> {
+        let kib = match self {
+            ReadAhead::Off => 0,
+            ReadAhead::Large => READ_AHEAD_KIB,
+        };
+        let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
+        fs::write(file, kib.to_string())
+    }
 }
 
 /// When a mount that is in use goes away.
@@ -168,15 +183,9 @@ impl Mount {
     }
 
     /// Says how much the kernel reads ahead. For root; only makes reading faster, so that whatever fails does not matter.
-    /// To be called when the session serves, because the kernel sets its own value at the start.
     pub fn read_ahead(&self, ahead: ReadAhead) {
-        let kib = match ahead {
-            ReadAhead::Off => 0,
-            ReadAhead::Large => READ_AHEAD_KIB,
-        };
         if let Some(found) = find(&self.path) {
-            let file = format!("/sys/class/bdi/{}/read_ahead_kb", found.device);
-            let _ = fs::write(file, kib.to_string());
+            let _ = ahead.set(&found.device);
         }
     }
 
@@ -280,10 +289,14 @@ fn absolute(directory: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn mount_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+pub(crate) fn open_device() -> Result<OwnedFd, MountError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open(DEVICE, flags, Mode::empty());
-    let device = device.map_err(|error| MountError::Device(error.into()))?;
+    device.map_err(|error| MountError::Device(error.into()))
+}
+
+fn mount_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let device = open_device()?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},{}allow_other,max_read={MAX_IO_BYTES}",
@@ -312,7 +325,7 @@ fn read_only(options: &MountOptions) -> MsFlags {
 }
 
 /// The helper mounts, and sends the open device over a socket.
-fn mount_by_helper(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+pub(crate) fn mount_by_helper(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let (ours, theirs) = UnixStream::pair().map_err(MountError::NoHelper)?;
     let inherit = rustix::io::fcntl_setfd(&theirs, FdFlags::empty());
     inherit.map_err(|error| MountError::NoHelper(error.into()))?;
@@ -364,7 +377,7 @@ fn said(text: &[u8]) -> MountError {
     )
 }
 
-fn take_away(path: &Path, when: Unmount) -> Result<(), MountError> {
+pub(crate) fn take_away(path: &Path, when: Unmount) -> Result<(), MountError> {
     if rustix::process::geteuid().is_root() {
         let flags = match when {
             Unmount::WhenUnused => MntFlags::UMOUNT_NOFOLLOW,

@@ -26,8 +26,6 @@ pub enum Op<'a> {
         major: u32,
         /// Minor version.
         minor: u32,
-        /// Bytes that the kernel reads ahead.
-        max_readahead: u32,
         /// The kernel's features, the first 32.
         flags: u32,
     },
@@ -170,7 +168,6 @@ impl<'a> Op<'a> {
                 major: fields.u32(0)?,
                 minor: fields.u32(4)?,
                 // Absent from a kernel of another major version.
-                max_readahead: fields.u32(8).unwrap_or(0),
                 flags: fields.u32(12).unwrap_or(0),
             },
             op::LOOKUP => Op::Lookup(name(body)?),

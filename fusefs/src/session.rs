@@ -289,7 +289,6 @@ impl<F: Face> Shared<F> {
         let Op::Init {
             major,
             minor,
-            max_readahead,
             flags,
         } = request.op
         else {
@@ -306,7 +305,8 @@ impl<F: Face> Shared<F> {
             major: MAJOR,
             // Never more than is written here; a kernel of a later major version asks again.
             minor: MINOR,
-            max_readahead: max_readahead.min(MAX_READAHEAD_BYTES),
+            // The kernel takes what it was told by whoever mounted, if that is less.
+            max_readahead: MAX_READAHEAD_BYTES,
             flags,
             max_background: MAX_BACKGROUND,
             congestion_threshold: CONGESTION_THRESHOLD,

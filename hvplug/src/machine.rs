@@ -38,7 +38,8 @@ pub enum Memory {
     /// ([`WarmStart::keep`](crate::WarmStart::keep)).
     Shared(PathBuf),
     /// It begins as this file, which is read where the guest touches it. What the guest writes is the hypervisor's own. The
-    /// file is opened for writing, and never written.
+    /// file is opened for writing, and never written. Its path is relative to the directory that
+    /// [`WarmStart::start_from`](crate::WarmStart::start_from) is given.
     Private(PathBuf),
 }
 

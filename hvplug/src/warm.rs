@@ -1,5 +1,7 @@
 //! The seam for machines that go on where another one was kept.
 
+use std::os::fd::BorrowedFd;
+
 use crate::driver::Vm;
 use crate::error::DriverResult;
 use crate::machine::Machine;
@@ -17,5 +19,13 @@ pub trait WarmStart: Send + Sync {
     /// Starts a machine whose memory is [`Memory::Private`](crate::Memory::Private) in such a state. Its processors stand
     /// still until [`Driver::resume`](crate::Driver::resume). Everything else of it must be as it was when the state was
     /// kept, but for names, paths and ports.
-    fn start_from(&self, machine: &Machine, state: &[u8]) -> DriverResult<Vm>;
+    ///
+    /// The paths of its memory and of what it had booted are relative to the open `directory`, which its process has as long
+    /// as it runs: nobody else needs to see it.
+    fn start_from(
+        &self,
+        machine: &Machine,
+        state: &[u8],
+        directory: BorrowedFd<'_>,
+    ) -> DriverResult<Vm>;
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -150,10 +151,14 @@ fn a_machine_goes_on_where_another_was_kept() {
     assert!(before.iter().any(|byte| *byte != 0), "the firmware ran");
 
     let other = Machine {
-        memory: Memory::Private(memory.clone()),
+        memory: Memory::Private("memory".into()),
         ..machine
     };
-    let vm = Ended(&qemu, warm.start_from(&other, &state).unwrap());
+    let directory = fs::File::open(dir.path()).unwrap();
+    let vm = Ended(
+        &qemu,
+        warm.start_from(&other, &state, directory.as_fd()).unwrap(),
+    );
     assert_eq!(qemu.state(&vm.1).unwrap(), VmState::Paused("paused".into()));
     assert!(other.files.channel.exists());
     qemu.resume(&vm.1).unwrap();
@@ -163,7 +168,7 @@ fn a_machine_goes_on_where_another_was_kept() {
     drop(vm);
 
     // Half of a state is none, and leaves no machine.
-    let error = warm.start_from(&other, &state[..state.len() / 2]);
+    let error = warm.start_from(&other, &state[..state.len() / 2], directory.as_fd());
     assert!(
         matches!(error, Err(DriverError::Refused { .. })),
         "{error:?}"

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::idle::idle_initrd;
-use crate::{Input, Shale, run, tool};
+use crate::{Input, Shale, run};
 
 /// The socket of the process that keeps open what a killed service must not lose.
 const KEEPER_SOCKET: &str = "keep.sock";
@@ -233,17 +233,8 @@ impl Vms {
         Ok(found)
     }
 
-    /// Takes away the snapshots that machines read their memory from, and ends who keeps them open.
-    fn forget_snapshots(&self) {
-        let runs = fs::read_dir(self.path("run"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        for mount in runs.map(|run| run.path().join("snapshot")) {
-            if let (true, Ok(mut umount)) = (mount.exists(), tool("umount")) {
-                let _ = run(umount.arg("--lazy").arg(mount));
-            }
-        }
+    /// Ends who keeps open what the service did.
+    fn end_keeper(&self) {
         if let Some(pid) = self.keeper_pid() {
             let _ = kill_process(pid, Signal::KILL);
             let _ = wait_for_end(pid);
@@ -251,6 +242,7 @@ impl Vms {
     }
 
     /// The process that keeps open files for the service, if there is one.
+    #[must_use]
     pub fn keeper_pid(&self) -> Option<Pid> {
         let socket = self.path("run").join(KEEPER_SOCKET);
         let socket = socket.as_os_str().as_encoded_bytes();
@@ -290,7 +282,7 @@ impl Drop for Vms {
             let _ = kill_process(pid, Signal::KILL);
             let _ = wait_for_end(pid);
         }
-        self.forget_snapshots();
+        self.end_keeper();
     }
 }
 

@@ -14,6 +14,7 @@ mod qemu;
 mod qmp;
 mod registry;
 mod shale;
+mod systemd;
 mod tools;
 mod tree;
 
@@ -27,5 +28,6 @@ pub use qemu::{Disk, Forward, Machine, Qemu, free_port};
 pub use qmp::Qmp;
 pub use registry::Registry;
 pub use shale::Shale;
+pub use systemd::Systemd;
 pub use tools::{need_root, repository, run, tool};
 pub use tree::{compare_trees, tree_differences};

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 32] = [
+const PACKAGES: [(&str, &str); 33] = [
     ("chroot", "coreutils"),
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
@@ -27,6 +27,7 @@ const PACKAGES: [(&str, &str); 32] = [
     ("nbdcopy", "libnbd-bin"),
     ("nbdinfo", "libnbd-bin"),
     ("nbdkit", "nbdkit"),
+    ("nsenter", "util-linux"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("qemu-nbd", "qemu-utils"),

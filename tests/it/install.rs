@@ -1,6 +1,7 @@
 //! What `make install` puts on a machine.
 
 mod guest;
+mod unit;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -111,8 +111,8 @@ impl Qemu {
         self.program.as_deref().unwrap_or(Path::new(PROGRAM))
     }
 
-    /// Starts the machine's process with these further arguments, and returns when it is what is awaited.
-    fn launch(&self, machine: &Machine, more: &[&str], awaited: Awaited) -> DriverResult<Vm> {
+    /// Starts the machine's process, and returns when it is what is awaited.
+    fn launch(&self, machine: &Machine, launch: Launch<'_>) -> DriverResult<Vm> {
         let files = &machine.files;
         for socket in [&files.control, &files.console, &files.channel] {
             if socket.as_os_str().len() > VmFiles::MAX_SOCKET_PATH {
@@ -131,8 +131,8 @@ impl Qemu {
         let (mut command, name) = self.command(machine)?;
         command
             .args(arguments(machine, &buffered))
-            .args(more)
-            .stdin(Stdio::null())
+            .args(launch.more)
+            .stdin(launch.input)
             .stdout(Stdio::null())
             .stderr(log)
             .current_dir("/");
@@ -140,7 +140,7 @@ impl Qemu {
             io::ErrorKind::NotFound => missing(name, "util-linux"),
             _ => system("start", Path::new(name))(error),
         })?;
-        let process = wait_until_ready(child, files, before, awaited)?;
+        let process = wait_until_ready(child, files, before, launch.awaited)?;
         Ok(Vm {
             process,
             files: files.clone(),
@@ -176,7 +176,12 @@ impl Driver for Qemu {
     }
 
     fn start(&self, machine: &Machine) -> DriverResult<Vm> {
-        self.launch(machine, &[], Awaited::Running)
+        let launch = Launch {
+            more: &[],
+            input: Stdio::null(),
+            awaited: Awaited::Running,
+        };
+        self.launch(machine, launch)
     }
 
     fn attach(&self, files: &VmFiles) -> DriverResult<Option<Vm>> {
@@ -259,6 +264,15 @@ fn without_direct_io(machine: &Machine) -> Vec<&Path> {
 fn refuses_direct_io(path: &Path) -> bool {
     let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).err() == Some(Errno::INVAL)
+}
+
+/// How the process of a machine is started.
+struct Launch<'a> {
+    /// Arguments besides those of its machine.
+    more: &'a [&'a str],
+    /// Its standard input.
+    input: Stdio,
+    awaited: Awaited,
 }
 
 /// What a process that starts is waited for.

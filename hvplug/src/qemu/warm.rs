@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
@@ -14,14 +14,18 @@ use serde_json::json;
 
 use crate::driver::{Driver, Stop, Vm};
 use crate::error::{DriverError, DriverResult};
-use crate::machine::Machine;
+use crate::machine::{Machine, Memory};
 use crate::warm::WarmStart;
 
 use super::qmp::Qmp;
-use super::{ANSWER_WITHIN, Awaited, PROGRAM, Qemu, missing, start_error, system};
+use super::{ANSWER_WITHIN, Awaited, Launch, PROGRAM, Qemu, missing, start_error, system};
 
 /// The status of a machine that waits for the state that its guest goes on in.
 pub(super) const WAITS_FOR_STATE: &str = "inmigrate";
+
+/// The directory that a process has as its standard input, which QEMU reads nothing from: a file that is handed on without a
+/// moment in which other processes could inherit it.
+const INPUT: &str = "/proc/self/fd/0";
 
 /// What QEMU calls the file that the state is in.
 const FILE: &str = "state";
@@ -84,8 +88,19 @@ impl WarmStart for Qemu {
         }
     }
 
-    fn start_from(&self, machine: &Machine, state: &[u8]) -> DriverResult<Vm> {
-        let vm = self.launch(machine, &["-incoming", "defer"], Awaited::State)?;
+    fn start_from(
+        &self,
+        machine: &Machine,
+        state: &[u8],
+        directory: BorrowedFd<'_>,
+    ) -> DriverResult<Vm> {
+        let input = directory.try_clone_to_owned();
+        let launch = Launch {
+            more: &["-incoming", "defer"],
+            input: input.map_err(system("open", Path::new(INPUT)))?.into(),
+            awaited: Awaited::State,
+        };
+        let vm = self.launch(&below(machine, Path::new(INPUT)), launch)?;
         let begun = take_up(&vm, state);
         if begun.is_err() {
             // It would wait for ever. What cannot be killed has ended.
@@ -93,6 +108,19 @@ impl WarmStart for Qemu {
         }
         begun.map(|()| vm)
     }
+}
+
+/// A machine whose files that begin it are in this directory.
+fn below(machine: &Machine, directory: &Path) -> Machine {
+    let mut machine = machine.clone();
+    if let Memory::Private(memory) = &mut machine.memory {
+        *memory = directory.join(&memory);
+    }
+    if let Some(boot) = &mut machine.boot {
+        boot.kernel = directory.join(&boot.kernel);
+        boot.initrd = boot.initrd.as_ref().map(|initrd| directory.join(initrd));
+    }
+    machine
 }
 
 /// Gives a machine that waits for it a state.

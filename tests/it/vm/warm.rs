@@ -5,8 +5,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, Vms, failure, need_root, run, tool};
+use harness::{Input, Registry, Vms, failure, need_root, run, tool};
 use serde_json::Value;
+
+use crate::mount::Mounted;
 
 use super::{BOOT_SECONDS, check_disk, self_image};
 
@@ -17,6 +19,12 @@ const CLOCK_SECONDS: f64 = 2.0;
 fn deploy(vms: &Vms, name: &str, more: &[&str]) -> Result<Value> {
     let mut command = vms.command(&["deploy", "test/base", "--name", name, "--warm"]);
     command.args(["--timeout", BOOT_SECONDS, "--format", "json"]);
+    Ok(serde_json::from_str(&run(command.args(more))?)?)
+}
+
+/// What `shale vm deploy --plan` says.
+fn plan(vms: &Vms, reference: &str, more: &[&str]) -> Result<Value> {
+    let mut command = vms.command(&["deploy", reference, "--plan", "--warm", "--format", "json"]);
     Ok(serde_json::from_str(&run(command.args(more))?)?)
 }
 
@@ -62,8 +70,10 @@ fn privileged_boot_warm_machines_are_themselves_and_stay_when_they_boot() -> Res
     let mut without = vms.command(&["deploy", "test/base", "--name", "none", "--warm"]);
     let said = run(without.args(["--wait", "none", "--format", "json"]))?;
     let said: Value = serde_json::from_str(&said)?;
-    let reason = said["warm"]["cold"]["reason"].as_str().unwrap_or_default();
-    ensure!(reason.contains("shale template warm test/base"), "{said}");
+    for said in [said, plan(&vms, "test/base", &[])?] {
+        let reason = said["warm"]["cold"]["reason"].as_str().unwrap_or_default();
+        ensure!(reason.contains("shale template warm test/base"), "{said}");
+    }
     vms.run(&["rm", "none", "--yes"])?;
 
     let mut warm = vms.shale.command();
@@ -98,6 +108,87 @@ fn privileged_boot_warm_machines_are_themselves_and_stay_when_they_boot() -> Res
     for name in ["one", "two"] {
         vms.run(&["rm", name, "--yes"])?;
     }
+    vms.nothing_left()?;
+    another_host_brings_the_rest(&vms, &made)
+}
+
+/// A host that has nothing begins with what it needs; the rest comes, whatever becomes of its service, and then nothing but
+/// the host matters.
+fn another_host_brings_the_rest(author: &Vms, made: &Value) -> Result<()> {
+    let registry = Registry::start(&author.shale, 0)?;
+    let reference = registry.name("test/base");
+    let vms = Vms::new()?;
+    let number = |of: &Value, path: &str| {
+        let number = of.pointer(path).and_then(Value::as_f64);
+        number.with_context(|| format!("{path} in {of}"))
+    };
+    let (content, local) = ("/warm/from/content_bytes", "/warm/from/local_bytes");
+
+    let before = plan(&vms, &reference, &[])?;
+    ensure!(
+        before.pointer("/warm/from/snapshot") == Some(&made["template"]),
+        "{before}"
+    );
+    ensure!(
+        number(&before, local)? < number(&before, content)? / 2.0,
+        "{before}"
+    );
+    ensure!(
+        before.pointer("/warm/from/ready") == Some(&Value::Null),
+        "{before}"
+    );
+    let other = plan(&vms, &reference, &["--memory", "640M"])?;
+    let reason = other["warm"]["cold"]["reason"].as_str();
+    ensure!(
+        reason.is_some_and(|reason| reason.contains("memory")),
+        "{other}"
+    );
+
+    let mut deploy = vms.command(&["deploy", &reference, "--name", "three", "--warm"]);
+    deploy.args(["--timeout", BOOT_SECONDS, "--format", "json"]);
+    // The service that it starts takes it over, and hardly brings anything that nobody reads.
+    let deployed: Value = serde_json::from_str(&run(deploy.env("SHALE_FILL_RATE", "1M"))?)?;
+    ensure!(
+        deployed["warm"]["from"]["snapshot"] == made["template"],
+        "{deployed}"
+    );
+    ensure!(
+        deployed["disk"]["survives"]["registry"] == false,
+        "{deployed}"
+    );
+    let begun = plan(&vms, &reference, &[])?;
+    ensure!(number(&begun, local)? < number(&begun, content)?, "{begun}");
+    ensure!(
+        begun.pointer("/warm/from/ready/machine") == Some(&"three".into()),
+        "{begun}"
+    );
+    ensure!(
+        begun.pointer("/warm/from/ready/is_same_template") == Some(&true.into()),
+        "{begun}"
+    );
+    // Nothing has booted there.
+    ensure!(begun["ready"].is_null(), "{begun}");
+
+    let killed = vms.kill_service()?;
+    let waited = Instant::now();
+    loop {
+        let now = plan(&vms, &reference, &[])?;
+        if number(&now, local)? == number(&now, content)?
+            && now["local_bytes"] == now["content_bytes"]
+        {
+            break;
+        }
+        ensure!(waited.elapsed() < Duration::from_secs(120), "{now}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    ensure!(vms.service_pid()? != killed, "another service answers");
+    let shown = vms.run(&["inspect", "three", "--format", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    ensure!(shown["disk"]["survives"]["registry"] == true, "{shown}");
+    registry.server.terminate()?;
+    vms.kill_service()?;
+    memory_fits_disk(&vms, "three")?;
+    vms.run(&["rm", "three", "--yes"])?;
     vms.nothing_left()
 }
 
@@ -145,13 +236,8 @@ fn holds_no_identity(vms: &Vms, made: &Value) -> Result<()> {
     let listed = run(vms.shale.command().args(["template", "ls", "test"]))?;
     ensure!(listed.contains(reference), "{reference}: {listed}");
     run(vms.shale.command().args(["host", "stop"]))?;
-    let directory = vms.shale.home().join("snapshot");
-    fs::create_dir(&directory)?;
-    let mut mount = vms.shale.command();
-    mount
-        .args(["mount", "--foreground", reference])
-        .arg(&directory);
-    let server = harness::Background::start_until(&mut mount, "serving")?;
+    let mounted = Mounted::new(&vms.shale, reference, &[])?;
+    let directory = &mounted.point;
     let memory = directory.join("memory");
     ensure!(fs::metadata(&memory)?.len() == 512 << 20);
     // The beginning of every private key of OpenSSH, behind its first line.
@@ -159,8 +245,7 @@ fn holds_no_identity(vms: &Vms, made: &Value) -> Result<()> {
     grep.args(["-c", "-a", "-F", "b3BlbnNzaC1rZXktdjE"]);
     let found = grep.arg(&memory).arg(directory.join("disk")).output()?;
     ensure!(found.status.code() == Some(1), "{found:?}");
-    server.terminate()?;
-    Ok(())
+    mounted.end()
 }
 
 fn they_are_themselves(vms: &Vms) -> Result<()> {

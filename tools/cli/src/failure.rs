@@ -387,6 +387,7 @@ fn of_mount(error: &MountError) -> Advice {
         }
         MountError::Look { .. }
         | MountError::System { .. }
+        | MountError::Detached(_)
         | MountError::Helper(_)
         | MountError::Slots(_) => Advice::default(),
     }

@@ -27,6 +27,22 @@ pub enum CallError {
     Failed(Failure),
 }
 
+/// What a client gives that the service has mount. It keeps nothing of it.
+#[derive(Debug)]
+pub enum GiveMount {
+    /// It mounted on its directory: the open device.
+    Device(OwnedFd),
+    /// It mounted on none.
+    Nowhere {
+        /// The open device.
+        device: OwnedFd,
+        /// The open root.
+        root: OwnedFd,
+    },
+    /// It cannot, for this reason.
+    Not(String),
+}
+
 /// A connection to the host service, for one request.
 #[derive(Debug)]
 pub struct HostClient {
@@ -51,13 +67,13 @@ impl HostClient {
         self.call_to_mount(request, on_stage, nothing)
     }
 
-    /// The same for a request after which the service may have the client mount, which `mount` does; it gives the open
-    /// device.
+    /// The same for a request after which the service may have the client mount, which `mount` does. With an error of it the
+    /// call ends.
     pub fn call_to_mount<E: From<CallError>>(
         self,
         request: Request,
         mut on_stage: impl FnMut(StageReport),
-        mount: impl FnOnce(ToMount) -> Result<OwnedFd, E>,
+        mount: impl FnOnce(ToMount) -> Result<GiveMount, E>,
     ) -> Result<Outcome, E> {
         let gone = |error: io::Error| E::from(CallError::Gone(error));
         let mut mount = Some(mount);
@@ -69,8 +85,13 @@ impl HostClient {
             Answer::Mount(how) => {
                 let mount = mount.take();
                 let mount = mount.ok_or_else(|| gone(io::ErrorKind::InvalidData.into()))?;
-                let device = mount(how)?;
-                send(stream.as_fd(), &[0], &[device.as_fd()]).map_err(gone)
+                let (files, reason) = match mount(how)? {
+                    GiveMount::Device(device) => (vec![device], vec![0]),
+                    GiveMount::Nowhere { device, root } => (vec![device, root], vec![0]),
+                    GiveMount::Not(reason) => (vec![], reason.into_bytes()),
+                };
+                let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+                send(stream.as_fd(), &reason, &files).map_err(gone)
             }
             _ => Ok(()),
         })

@@ -161,6 +161,12 @@ impl Composer {
         files.is_ok_and(|files| kept_plan(&files, id).is_some())
     }
 
+    /// The plan of this template that was kept, if one was and can be read.
+    pub(crate) fn kept_plan(&self, id: TemplateId) -> Option<PlanFile> {
+        let plan = kept_plan(&self.plan_files(id).ok()?, id)?;
+        open_plan(&self.plan_path(plan), plan).ok()
+    }
+
     /// Lays out a template that was composed, and keeps the plan.
     pub fn keep(
         &self,

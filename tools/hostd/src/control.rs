@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::api::{
     Request,
 };
 use crate::events::follow;
-use crate::host::{Host, Progress};
+use crate::host::{Given, Host, Progress};
 use crate::keeper::receive;
 
 /// Clients at a time: a person has one, a script some. Others wait in the socket's queue.
@@ -32,6 +32,9 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a client may take to mount: a helper program does it for who is not root.
 const MOUNT_WITHIN: Duration = Duration::from_secs(60);
+
+/// Longest reason of a client that cannot mount.
+const MAX_REASON_BYTES: usize = 4096;
 
 /// Wait after a failed `accept`: without it, a process that is out of file descriptors would spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -98,9 +101,9 @@ async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io:
     let (answers, mut queue) = mpsc::unbounded_channel();
     let id = Some(request.clone());
     let caller = Caller { uid, request: id };
-    let (give_device, device) = oneshot::channel();
-    let mut give_device = Some(give_device);
-    let progress = Progress::new(answers.clone(), caller).with_device(device);
+    let (give, given) = oneshot::channel();
+    let mut give = Some(give);
+    let progress = Progress::new(answers.clone(), caller).with_mounts(given);
     // In a task of its own: a client that leaves does not stop it half way.
     let work = async move {
         let last = match host.handle(call.request, progress).await {
@@ -113,15 +116,16 @@ async fn serve_client(host: Arc<Host>, stream: UnixStream, allowed: bool) -> io:
     while let Some(answer) = queue.recv().await {
         send(&mut writer, &answer).await?;
         if let Answer::Mount(_) = answer
-            && let Some(give) = give_device.take()
+            && let Some(give) = give.take()
         {
             let stream: &UnixStream = reader.get_ref().get_ref().as_ref();
-            let receive = stream.async_io(Interest::READABLE, || receive(stream.as_fd(), 1));
-            // The error is that the client went away, which shows as no device, too.
-            if let Ok(Ok(message)) = timeout(MOUNT_WITHIN, receive).await
-                && let Ok([device]) = <[OwnedFd; 1]>::try_from(message.files)
-            {
-                let _ = give.send(device);
+            let receive = || receive(stream.as_fd(), MAX_REASON_BYTES);
+            let receive = stream.async_io(Interest::READABLE, receive);
+            // The error is that the client went away: nothing is given.
+            if let Ok(Ok(message)) = timeout(MOUNT_WITHIN, receive).await {
+                let reason = String::from_utf8_lossy(&message.bytes).into_owned();
+                let files = message.files;
+                let _ = give.send(Given { files, reason });
             }
         }
     }

@@ -266,6 +266,9 @@ pub enum HostError {
     /// Who was to mount did not.
     #[error("nothing was mounted on `{}`", .0.display())]
     NotMade(PathBuf),
+    /// The command that asked did not mount what the memory of its machine is to be read from.
+    #[error("the command could not mount the snapshot: {0}")]
+    NoMemory(String),
     /// There are too many mounts.
     #[error("this host has {0} mounts, which is the most that it can have")]
     Mounts(usize),

@@ -54,7 +54,7 @@ mod supply;
 mod unchanged;
 mod warm;
 
-pub use client::{CallError, HostClient};
+pub use client::{CallError, GiveMount, HostClient};
 pub use compose::{ComposeError, Composed, Composer, Image};
 pub use control::serve_control;
 pub use dirs::{HostDirs, boot_id, private_dir};

@@ -61,9 +61,12 @@ pub(crate) struct Record {
     /// The boot of the host that its machine was last seen in, in hex; kept where it starts by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) boot: Option<String>,
-    /// Milliseconds from the command to the login prompt at its last start, without those in which reads waited.
+    /// Milliseconds from the command to the login prompt at its last boot, without those in which reads waited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ready_millis: Option<u64>,
+    /// The same of its warm start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warm_ready_millis: Option<u64>,
 }
 
 /// How far an instance has come.
@@ -156,6 +159,7 @@ impl Record {
             autostart: new.autostart,
             boot: None,
             ready_millis: None,
+            warm_ready_millis: None,
         }
     }
 

@@ -19,6 +19,7 @@ use crate::boot_sets::{BootSetChunks, KnownBootSets};
 use crate::compose::Composer;
 use crate::drill::{Drill, DrilledFetch, LinkFault};
 use crate::error::{HostError, HostResult, PlaceFailure};
+use crate::local::local_bytes;
 use crate::metrics::SourceSums;
 use crate::place::Place;
 use crate::renewed::Renewed;
@@ -79,6 +80,16 @@ impl Source {
             }
             known.found(template, brought.map(Into::into));
         });
+    }
+
+    /// The same, unless all of the template's content is here. Blocks.
+    pub(crate) fn bring_missing_boot_set(&self, template: TemplateId) {
+        let composer = &self.composer;
+        let plan = composer.kept_plan(template);
+        let share = plan.and_then(|plan| local_bytes(self.reader.cache(), &plan).ok());
+        if share.is_none_or(|(all, here)| here < all) {
+            self.bring_boot_set(template);
+        }
     }
 
     /// Finds out what boots of a template read, where that is not known, so that it can be said how much of it is here.

@@ -67,8 +67,36 @@ pub struct Forecast {
     pub boot: Option<BootForecast>,
     /// How fast the source sends; `None` if there was too little to bring.
     pub bytes_per_second: Option<f64>,
-    /// When its login prompt would come; `None` if no machine of this host tells.
+    /// When its login prompt would come by a boot; `None` if no machine of this host tells.
     pub ready: Option<ReadyForecast>,
+    /// How it would begin if a warm start was asked for.
+    pub warm: WarmForecast,
+}
+
+/// What a warm start would bring, or why there would be none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WarmForecast {
+    /// It would go on from this snapshot, which comes from where the template does.
+    From {
+        /// The template that is the snapshot.
+        snapshot: TemplateId,
+        /// Bytes of its content.
+        content_bytes: u64,
+        /// Bytes of these that this host has.
+        local_bytes: u64,
+        /// What of it is read until the login prompt; `None` if nobody knows.
+        boot: Option<BootForecast>,
+        /// How fast the source sends; `None` if there was too little to bring.
+        bytes_per_second: Option<f64>,
+        /// When the login prompt would come; `None` if no machine of this host has begun so.
+        ready: Option<ReadyForecast>,
+    },
+    /// It would boot.
+    Cold {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What a boot of a template reads, as other boots showed.
@@ -87,7 +115,7 @@ pub struct BootForecast {
 pub struct ReadyForecast {
     /// The machine of this host that tells.
     pub machine: String,
-    /// Whether it is of the same template.
+    /// Whether it is of the same template, or of the same snapshot.
     pub is_same_template: bool,
     /// Seconds that its last start took, without those in which reads waited.
     pub machine_seconds: f64,

@@ -2,7 +2,11 @@
 //!
 //! Who wants a mount makes it, with rights of its own and in its own view of the system: the service says when
 //! ([`super::Answer::Mount`]), and is sent the open `/dev/fuse` beside one byte (`SCM_RIGHTS`). So nobody mounts through the
-//! service where they could not mount themselves.
+//! service where they could not mount themselves, and the service needs no right to mount.
+//!
+//! The same goes for what the service needs mounted while it does something for a client, which is to be seen by one process
+//! only: that is mounted on no directory, and its root is sent, too ([`MountPlace::Nowhere`]). A client that cannot mount
+//! sends why, and no file.
 
 use std::path::PathBuf;
 
@@ -43,13 +47,28 @@ pub struct ToMount {
     pub source: String,
     /// Whether it can be written to.
     pub writable: bool,
+    /// Where.
+    pub place: MountPlace,
+}
+
+/// Where a client is to mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountPlace {
+    /// On the directory that it named.
+    Directory,
+    /// On none: the open root of the mount comes beside the device.
+    Nowhere,
 }
 
 /// A mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountShown {
-    /// The directory.
-    pub directory: PathBuf,
+    /// The directory; that of a machine's memory is on none.
+    pub directory: Option<PathBuf>,
+    /// The machine whose memory it is, which alone sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// The reference as it was given.
     pub reference: String,
     /// The template.
@@ -61,8 +80,6 @@ pub struct MountShown {
     pub overlay: Option<PathBuf>,
     /// Seconds since 1970.
     pub created: u64,
-    /// Whether the host made it for itself.
-    pub for_host: bool,
     /// Requests that this service was asked.
     pub requests: u64,
     /// Requests that an earlier service had read and not answered.

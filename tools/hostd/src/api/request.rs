@@ -319,8 +319,8 @@ pub struct ForecastWish {
     pub reference: String,
     /// The repository that it is in.
     pub repository: Repository,
-    /// How the processors would run.
-    pub acceleration: Acceleration,
+    /// Its machine.
+    pub machine: MachineWish,
 }
 
 /// A template that is to be brought to this host.

@@ -114,8 +114,8 @@ impl Host {
         let found = self.driver.attach(&instance.paths.vm_files());
         let taken = match found {
             Ok(None) => {
-                // What cannot be unmounted is, when the instance is removed or starts again.
-                let _ = self.unmount_snapshot(instance);
+                // What its memory was read from ends with it.
+                let _ = self.ended_for_host(instance.name.as_str());
                 return Found::NoMachine;
             }
             Ok(Some(vm)) => self.take_over(instance, &vm, record).map(|disk| (vm, disk)),
@@ -136,6 +136,7 @@ impl Host {
             live.trouble = None;
         }
         self.note_boot(instance);
+        self.fill_memory(instance);
         Found::Machine
     }
 
@@ -194,7 +195,7 @@ impl Host {
     /// Removes all of an instance: its record first, so that what is left is known to be garbage. Blocks.
     pub(super) fn discard(&self, instance: &Instance) -> HostResult<()> {
         self.records.remove(&instance.name)?;
-        self.unmount_snapshot(instance)?;
+        self.ended_for_host(instance.name.as_str())?;
         remove_dir(&instance.paths.run)?;
         remove_dir(&instance.paths.dir)
     }
@@ -294,7 +295,7 @@ impl Host {
             None => Ok(()),
         };
         let this = instance.clone();
-        let unmounted = self.blocking(move |host| host.unmount_snapshot(&this));
+        let unmounted = self.blocking(move |host| host.ended_for_host(this.name.as_str()));
         closed.and(unmounted.await)
     }
 

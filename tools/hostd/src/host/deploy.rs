@@ -13,7 +13,7 @@ use shale_model::Reference;
 use shale_view::PlanFile;
 
 use crate::api::{
-    Begin, Deploy, EventKind, LoginWish, Outcome, Repository, Stage, Until, WarmStart,
+    Begin, Deploy, EventKind, LoginWish, MachineWish, Outcome, Repository, Stage, Until, WarmStart,
 };
 use crate::compose::Image;
 use crate::data_disk::DataDisk;
@@ -222,10 +222,7 @@ impl Host {
         image: &Image,
     ) -> HostResult<(Record, Identity)> {
         let disk_bytes = image.disk_bytes(wish.machine.disk_bytes)?;
-        let least = image.template.machine.memory_bytes;
-        if let Some(asked) = wish.machine.memory_bytes.filter(|asked| *asked < least) {
-            return Err(HostError::MemoryTooSmall { asked, least });
-        }
+        let resources = resources(&wish.machine, image)?;
         let user = wish.login.user.clone();
         let user = user.unwrap_or_else(|| image.template.machine.login_user.clone());
         let (keys, identity_file) = self.login_keys(&wish.login)?;
@@ -238,7 +235,7 @@ impl Host {
             identity_file,
             host_key: new.host_key,
         };
-        let mut record = self.record(wish, image, disk_bytes, login)?;
+        let mut record = self.record(wish, image, (disk_bytes, resources), login)?;
         // The time of the files that make it itself: by that a commit knows them.
         record.origin.created = created;
         Ok((record, new.identity))
@@ -278,7 +275,7 @@ impl Host {
         &self,
         wish: &Deploy,
         image: &Image,
-        disk_bytes: u64,
+        (disk_bytes, resources): (u64, Resources),
         login: LoginRecord,
     ) -> HostResult<Record> {
         let machine = &image.template.machine;
@@ -302,11 +299,7 @@ impl Host {
                 uuid,
                 disk_bytes,
                 data_disks: DataDisk::of(&wish.machine.data_disks)?,
-                resources: Resources {
-                    memory_bytes: wish.machine.memory_bytes.unwrap_or(machine.memory_bytes),
-                    cpus: wish.machine.cpus.unwrap_or(DEFAULT_CPUS),
-                    acceleration: wish.machine.acceleration,
-                },
+                resources,
                 ports: wish.ports.clone(),
                 login,
                 pause_after_seconds: wish.pause_after_seconds,
@@ -343,6 +336,19 @@ impl Host {
         put_private(&public, key.public.as_bytes())?;
         Ok((vec![key.public], Some(path)))
     }
+}
+
+/// Memory and processors of a machine of this image.
+pub(super) fn resources(wish: &MachineWish, image: &Image) -> HostResult<Resources> {
+    let least = image.template.machine.memory_bytes;
+    if let Some(asked) = wish.memory_bytes.filter(|asked| *asked < least) {
+        return Err(HostError::MemoryTooSmall { asked, least });
+    }
+    Ok(Resources {
+        memory_bytes: wish.memory_bytes.unwrap_or(least),
+        cpus: wish.cpus.unwrap_or(DEFAULT_CPUS),
+        acceleration: wish.acceleration,
+    })
 }
 
 /// What the disk of a new instance is made from.

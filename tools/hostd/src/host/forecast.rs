@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use shale_hvplug::Acceleration;
 use shale_model::{ChunkId, TemplateId};
 use shale_view::{BringError, Sample, View, sample, sample_boot_set};
 
@@ -28,24 +27,19 @@ impl Host {
         let composed = self.composed(&wish.reference, &wish.repository, &progress);
         let (source, image) = composed.await?;
         let (template, plan) = (image.id, image.plan_id);
+        let warm = self.forecast_warm(&wish, &source, &image);
+        let warm = self.stage(&progress, Stage::FindWarm, warm).await?;
         let view = View::for_command(image.plan, source.reader.clone());
         let (content_bytes, local_bytes) = local_bytes(self.sources.cache(), view.plan())?;
         let sampled = sample_of(&source, template, &view);
         let (boot, bytes_per_second) = self.stage(&progress, Stage::Sample, sampled).await?;
-        let ready = self.ready(template, wish.acceleration).map(|like| {
-            let missing = boot.as_ref().map(|boot| boot.missing_bytes);
-            let takes = match (missing, bytes_per_second) {
-                (Some(missing), Some(rate)) => Some(missing as f64 / rate),
-                // Too little to tell how fast it comes.
-                (Some(_), None) => Some(0.0),
-                // It is not known what a boot reads; at least that its content is all here.
-                _ => (local_bytes == content_bytes).then_some(0.0),
-            };
-            ReadyForecast {
-                seconds: takes.map(|takes| takes + like.machine_seconds),
-                ..like
-            }
+        let like = self.last_ready(|record| {
+            let fits = record.resources.acceleration == wish.machine.acceleration;
+            let millis = record.ready_millis.filter(|_| fits)?;
+            Some((record.origin.template == template, millis))
         });
+        let is_here = local_bytes == content_bytes;
+        let ready = like.map(|like| until_ready(like, boot.as_ref(), bytes_per_second, is_here));
         Ok(Outcome::Forecast(Box::new(Forecast {
             reference: wish.reference,
             template,
@@ -56,36 +50,55 @@ impl Host {
             boot,
             bytes_per_second,
             ready,
+            warm,
         })))
     }
 
-    /// How long the last start took of an instance that is most like one of this template, reads that waited apart.
-    fn ready(&self, template: TemplateId, acceleration: Acceleration) -> Option<ReadyForecast> {
+    /// How long the last start took of the instance that is most like one: `of` says of a record whether it is of the same, and
+    /// the milliseconds, reads that waited apart.
+    pub(super) fn last_ready(
+        &self,
+        of: impl Fn(&Record) -> Option<(bool, u64)>,
+    ) -> Option<ReadyForecast> {
         let instances = self.all();
         let started = instances.iter().filter_map(|instance| {
-            let record: Record = instance.live().record.clone()?;
-            let fits = record.resources.acceleration == acceleration;
-            let millis = record.ready_millis.filter(|_| fits)?;
-            let is_same = record.origin.template == template;
-            Some((
-                is_same,
-                record.origin.created,
-                instance.name.to_string(),
-                millis,
-            ))
+            let record = instance.live().record.clone()?;
+            let (is_same, millis) = of(&record)?;
+            let created = record.origin.created;
+            Some((is_same, created, instance.name.to_string(), millis))
         });
         let (is_same, _, machine, millis) = started.max()?;
         Some(ReadyForecast {
             machine,
             is_same_template: is_same,
             machine_seconds: millis as f64 / 1e3,
-            seconds: Some(millis as f64 / 1e3),
+            seconds: None,
         })
     }
 }
 
+/// When a machine is ready that is like another, if what it reads comes at this rate.
+pub(super) fn until_ready(
+    like: ReadyForecast,
+    boot: Option<&BootForecast>,
+    bytes_per_second: Option<f64>,
+    is_here: bool,
+) -> ReadyForecast {
+    let takes = match (boot, bytes_per_second) {
+        (Some(boot), Some(rate)) => Some(boot.missing_bytes as f64 / rate),
+        // Too little to tell how fast it comes.
+        (Some(_), None) => Some(0.0),
+        // It is not known what it reads; at least whether its content is all here.
+        (None, _) => is_here.then_some(0.0),
+    };
+    ReadyForecast {
+        seconds: takes.map(|takes| takes + like.machine_seconds),
+        ..like
+    }
+}
+
 /// What a boot reads, if that is known, and how fast the source sends it.
-async fn sample_of(
+pub(super) async fn sample_of(
     source: &Source,
     template: TemplateId,
     view: &View,

@@ -119,7 +119,6 @@ impl Instance {
 ///              console     its serial console
 ///              channel     to what waits in its guest for an identity, where it was started warm
 ///              pid         the number of its hypervisor's process
-///              snapshot/   the warm snapshot that its memory is read from
 ///              held        while it is paused to copy its disk
 /// ```
 #[derive(Debug, Clone)]
@@ -161,11 +160,6 @@ impl Paths {
 
     pub(super) fn boot(&self) -> PathBuf {
         self.dir.join("boot")
-    }
-
-    /// Where the warm snapshot is mounted that the machine's memory is read from.
-    pub(super) fn snapshot_mount(&self) -> PathBuf {
-        self.run.join("snapshot")
     }
 
     pub(super) fn disk(&self) -> PathBuf {

@@ -122,8 +122,17 @@ pub(crate) struct Progress {
     begun: Instant,
     answers: mpsc::UnboundedSender<Answer>,
     caller: Caller,
-    /// Where the device of a mount comes from that the client makes.
-    device: Option<oneshot::Receiver<OwnedFd>>,
+    /// Where comes what a client gives that was to mount.
+    given: Mutex<Option<oneshot::Receiver<Given>>>,
+}
+
+/// What a client gives that was to mount.
+#[derive(Default)]
+pub(crate) struct Given {
+    /// The open device, and what else belongs to it; nothing where it could not.
+    pub(crate) files: Vec<OwnedFd>,
+    /// Why it could not.
+    pub(crate) reason: String,
 }
 
 impl Progress {
@@ -133,20 +142,25 @@ impl Progress {
             begun,
             answers,
             caller,
-            device: None,
+            given: Mutex::default(),
         }
     }
 
-    pub(crate) fn with_device(mut self, device: oneshot::Receiver<OwnedFd>) -> Self {
-        self.device = Some(device);
-        self
+    pub(crate) fn with_mounts(self, given: oneshot::Receiver<Given>) -> Self {
+        Self {
+            given: Mutex::new(Some(given)),
+            ..self
+        }
     }
 
-    /// Has the client mount; `None` if it does not.
-    async fn have_mounted(&mut self, how: ToMount) -> Option<OwnedFd> {
-        let device = self.device.take()?;
+    /// Has the client mount, which it does once in a request; `None` if it is gone.
+    async fn have_mounted(&self, how: ToMount) -> Option<Given> {
+        let given = {
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.take()?
+        };
         self.answers.send(Answer::Mount(how)).ok()?;
-        device.await.ok()
+        given.await.ok()
     }
 
     /// Tells nobody.

@@ -1,41 +1,37 @@
 //! Templates as directories of this host.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shale_fusefs::{Access, MountError, MountOptions, ReadAhead, Unmount, mount_device, unmount};
+use shale_fusefs::{Access, Unmount, unmount};
 use shale_model::TemplateId;
 use shale_view::Trace;
 
-use crate::api::{DiskWish, MountWish, Outcome, Repository, Stage, ToMount};
+use crate::api::{DiskWish, MountPlace, MountWish, Outcome, Repository, Stage, ToMount};
 use crate::compose::Image;
-use crate::error::{HostError, HostResult, system};
+use crate::error::{HostError, HostResult};
 use crate::keeper::KeptName;
 use crate::mounts::{MountOwner, MountRecord, Opened, Shows, boot_text, host_mount, user_mount};
 use crate::record::Origin;
 
 use super::deploy::ToBoot;
-use super::{Host, Progress};
+use super::instance::Instance;
+use super::{Given, Host, Progress};
 
 /// How often it is tried to serve a mount that cannot be served.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// A mount that the host makes for itself.
+/// A tree that one machine reads its memory from.
 #[derive(Debug, Clone)]
 pub struct HostMount {
-    /// Its name among those of the host, of `a-z`, `0-9`, `.` and `-`.
-    pub name: String,
-    /// The directory, which exists and is empty. It says who may pass: nobody else is asked for permission, and a file can
-    /// be opened for writing, as some programs do that only read. What is written to it is refused.
-    pub directory: PathBuf,
+    /// The machine.
+    pub machine: String,
     /// Where the template is.
     pub repository: Repository,
     /// The template, whose tree is shown.
     pub template: TemplateId,
-    /// What is read around each page that is touched.
-    pub read_ahead: ReadAhead,
     /// Where it is noted what is read, as long as this service serves it.
     pub trace: Option<Arc<Trace>>,
 }
@@ -60,7 +56,7 @@ impl Host {
     pub(super) async fn mount(
         self: &Arc<Self>,
         wish: MountWish,
-        mut progress: Progress,
+        progress: Progress,
     ) -> HostResult<Outcome> {
         let asked = wish.clone();
         let compose = self.blocking(move |host| host.to_mount(&asked));
@@ -72,8 +68,15 @@ impl Host {
             let opening = record.clone();
             let opened = self.blocking(move |host| Opened::new(&opening, &host.sources));
             let opened = opened.await?;
-            let device = progress.have_mounted(ToMount { source, writable }).await;
-            let device = device.ok_or_else(|| HostError::NotMade(wish.directory.clone()))?;
+            let place = MountPlace::Directory;
+            let how = ToMount {
+                source,
+                writable,
+                place,
+            };
+            let given = progress.have_mounted(how).await.unwrap_or_default();
+            let [device] = <[OwnedFd; 1]>::try_from(given.files)
+                .map_err(|_| HostError::NotMade(wish.directory.clone()))?;
             let (name, record) = (name.clone(), record.clone());
             self.blocking(move |host| host.mounts.serve(&name, record, opened, device))
                 .await
@@ -100,7 +103,7 @@ impl Host {
             },
         };
         let record = MountRecord::new(
-            wish.directory.clone(),
+            Some(wish.directory.clone()),
             self.origin_of_mount(&wish.reference, &wish.repository, &image),
             shows,
             MountOwner::User,
@@ -161,62 +164,78 @@ impl Host {
         Ok(Outcome::Nothing)
     }
 
-    /// Mounts the tree of a template for the host itself; a later service serves it on. Blocks, and must not be called
-    /// from a thread of the runtime.
-    pub fn mount_for_host(&self, wish: &HostMount) -> HostResult<()> {
-        let name = host_mount(&wish.name)?;
+    /// Has the client of a request mount what a machine is to read its memory from, and serves that. Returns its root, by
+    /// which the machine's process finds it, and which nobody else is to keep: with the last that has it, or something open
+    /// below, it ends.
+    pub(super) async fn have_memory_mounted(
+        self: &Arc<Self>,
+        wish: HostMount,
+        progress: &Progress,
+    ) -> HostResult<OwnedFd> {
+        let how = ToMount {
+            source: wish.template.to_string(),
+            writable: true,
+            place: MountPlace::Nowhere,
+        };
+        let given = progress.have_mounted(how).await;
+        let gone = || HostError::NoMemory("it has ended".into());
+        let Given { files, reason } = given.ok_or_else(gone)?;
+        let [device, root] =
+            <[OwnedFd; 2]>::try_from(files).map_err(|_| HostError::NoMemory(reason))?;
+        self.blocking(move |host| host.serve_for_host(&wish, device))
+            .await?;
+        Ok(root)
+    }
+
+    /// Serves the tree of a template that was mounted with [`shale_fusefs::Permissions::Unchecked`] on no directory: only who is
+    /// handed its root sees it, and nobody is asked for permission. A file can be opened for writing, as some programs do that
+    /// only read; what is written to it is refused. A later service serves it on. Blocks.
+    pub fn serve_for_host(&self, wish: &HostMount, device: OwnedFd) -> HostResult<()> {
+        let name = host_mount(&wish.machine)?;
         let source = self.sources.get(&wish.repository)?;
         let image = source.composer.image(wish.template)?;
         let reference = wish.template.to_string();
         let origin = self.origin_of_mount(&reference, &wish.repository, &image);
-        let directory = wish.directory.clone();
         let (shows, owner) = (Shows::Tree, MountOwner::Host);
-        let record = MountRecord::new(directory, origin, shows, owner, boot_text()?);
+        let record = MountRecord::new(None, origin, shows, owner, boot_text()?);
         self.mounts.reserve(&name, &record)?;
-        let made = || -> HostResult<()> {
-            let opened = Opened::traced(&record, &self.sources, wish.trace.clone())?;
-            let options = MountOptions {
-                source: reference,
-                access: Access::ReadWrite,
-                permissions: owner.permissions(),
-            };
-            let (device, mount) = mount_device(&wish.directory, &options)?;
-            self.mounts.serve(&name, record.clone(), opened, device)?;
-            // Waits until kernel and session have agreed.
-            fs::metadata(mount.path()).map_err(system("look at", mount.path()))?;
-            mount.read_ahead(wish.read_ahead);
-            mount.leave();
-            Ok(())
-        };
-        let made = made();
-        if made.is_err() {
-            // Why it was not made matters more.
+        let opened = Opened::traced(&record, &self.sources, wish.trace.clone());
+        let served = opened.and_then(|opened| self.mounts.serve(&name, record, opened, device));
+        if served.is_err() {
+            // Why it is not served matters more.
             let _ = self.mounts.forget(&name);
         }
-        made
+        served
     }
 
-    /// Unmounts what [`Host::mount_for_host`] mounted; that there is nothing is no error. Who still uses it keeps it, out of
-    /// its place. Blocks.
-    pub fn unmount_for_host(&self, name: &str) -> HostResult<()> {
-        let name = host_mount(name)?;
+    /// Waits until what a machine read its memory from has ended, which it does with the machine; that there is nothing is no
+    /// error. Blocks, and must not be called from a thread of the runtime.
+    pub fn ended_for_host(&self, machine: &str) -> HostResult<()> {
+        let name = host_mount(machine)?;
+        // One of an earlier version is on a directory.
         let directory = {
             let all = self.mounts.all();
             let record = all.get(&name).and_then(|mounted| mounted.record.as_ref());
-            record.map(|record| record.directory.clone())
+            record.and_then(|record| record.directory.clone())
         };
-        let Some(directory) = directory else {
-            return Ok(());
-        };
-        match unmount(&directory, Unmount::Now) {
-            Ok(()) => {
-                self.runtime.block_on(self.mounts.is_gone(&name));
-                Ok(())
-            }
-            // Somebody else has unmounted it; or this service, started again by a service manager, does not see the mounts
-            // of the one before, which end with what that has started.
-            Err(MountError::NotMounted(_)) => self.mounts.forget(&name),
-            Err(error) => Err(error.into()),
+        if let Some(directory) = directory {
+            // If it is not there, it has ended.
+            let _ = unmount(&directory, Unmount::Now);
         }
+        // Nobody reads what would say that it is gone.
+        if self.mounts.waits(&name) {
+            return self.mounts.forget(&name);
+        }
+        // Who has it still keeps it; then its end is noticed when it comes.
+        self.runtime.block_on(self.mounts.is_gone(&name));
+        Ok(())
+    }
+
+    /// What the memory of an instance's machine is read from: its repository, its template and the plan of that.
+    pub(super) fn memory_of(&self, instance: &Instance) -> Option<Origin> {
+        let name = host_mount(instance.name.as_str()).ok()?;
+        let all = self.mounts.all();
+        let record = all.get(&name)?.record.as_ref()?;
+        Some(record.origin.clone())
     }
 }

@@ -12,9 +12,8 @@ use shale_view::{FillState, SourceReport, SourceState, open_plan};
 
 use crate::api::{
     self, Damaged, Fill, Hedges, InstanceState, Outcome, ShownDisk, ShownMachine, ShownPlace,
-    ShownSource, ShownSourceState, ShownStall, ShownStalls, Ssh, Survives, WarmStart,
+    ShownSource, ShownSourceState, ShownStall, ShownStalls, Ssh, Survives,
 };
-use crate::compose::kept_plans;
 use crate::data_disk::DataDisk;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult};
@@ -211,7 +210,7 @@ impl Host {
             DiskPlace::Overlay { .. } => (ShownPlace::Overlay, in_cache),
             DiskPlace::File { .. } => (ShownPlace::File, content_bytes),
         };
-        let reads_memory = instance.paths.snapshot_mount().exists();
+        let memory = self.memory_of(instance);
         let counters = self.sources.counters();
         let mut eta = (local_bytes == content_bytes).then_some(Duration::ZERO);
         let (mut served, mut state) = (Shown::default(), Fill::Off);
@@ -233,9 +232,9 @@ impl Host {
             local_bytes,
             place,
             survives: Survives {
-                service: place == ShownPlace::File && !reads_memory,
+                service: place == ShownPlace::File && memory.is_none(),
                 registry: local_bytes == content_bytes
-                    && (!reads_memory || self.snapshot_is_here(record)),
+                    && memory.is_none_or(|memory| self.is_here(memory.plan)),
             },
             boot_set: self.boot_set_share(record),
             fill: state,
@@ -258,17 +257,11 @@ impl Host {
         local_bytes(self.sources.cache(), &plan)
     }
 
-    /// Whether this host has all of the snapshot that an instance began from.
-    fn snapshot_is_here(&self, record: &Record) -> bool {
-        let Some(WarmStart::From { snapshot }) = &record.warm else {
-            return true;
-        };
-        let plans = kept_plans(&self.dirs.plans()).unwrap_or_default();
-        let plan = plans.into_iter().find(|(of, _)| of == snapshot);
-        let share = plan.and_then(|(_, plan)| {
-            let file = open_plan(&self.plan_path(plan), plan).ok()?;
-            local_bytes(self.sources.cache(), &file).ok()
-        });
+    /// Whether this host has all content of a plan.
+    fn is_here(&self, plan: PlanId) -> bool {
+        let share = open_plan(&self.plan_path(plan), plan)
+            .ok()
+            .and_then(|file| local_bytes(self.sources.cache(), &file).ok());
         share.is_some_and(|(all, here)| all == here)
     }
 

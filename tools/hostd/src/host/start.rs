@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -183,9 +183,10 @@ impl Host {
     fn start_machine(&self, instance: &Instance, record: &Record) -> HostResult<ConsoleStart> {
         let console = console_start(instance);
         let boot = instance.paths.boot();
+        let paths = BootPaths::in_directory(&boot);
         let vm = self
             .driver
-            .start(&machine(instance, record, &boot, Memory::Own))?;
+            .start(&machine(instance, record, paths, Memory::Own))?;
         self.has_machine(instance, vm);
         // The machine has read them.
         let _ = remove_dir(&boot);
@@ -271,7 +272,11 @@ impl Host {
             let Some(mut record) = this.live().record.clone() else {
                 return Ok(());
             };
-            record.ready_millis = Some((seconds * 1e3) as u64);
+            let millis = Some((seconds * 1e3) as u64);
+            match host.memory_of(&this) {
+                Some(_) => record.warm_ready_millis = millis,
+                None => record.ready_millis = millis,
+            }
             host.keep(&this.name, &record)?;
             this.live().record = Some(record);
             Ok(())
@@ -379,14 +384,30 @@ pub(super) fn console_start(instance: &Instance) -> ConsoleStart {
     fs::metadata(log).map_or(0, |metadata| metadata.len())
 }
 
-/// The machine of an instance, whose kernel and initial RAM disk lie in the directory `boot`.
+/// Where what a machine boots is.
+pub(super) struct BootPaths {
+    pub(super) kernel: PathBuf,
+    pub(super) initrd: Option<PathBuf>,
+}
+
+impl BootPaths {
+    /// What was written to a directory.
+    pub(super) fn in_directory(directory: &Path) -> Self {
+        let initrd = directory.join("initrd");
+        Self {
+            kernel: directory.join("kernel"),
+            initrd: initrd.exists().then_some(initrd),
+        }
+    }
+}
+
+/// The machine of an instance.
 pub(super) fn machine(
     instance: &Instance,
     record: &Record,
-    boot: &Path,
+    boot: BootPaths,
     memory: Memory,
 ) -> Machine {
-    let initrd = boot.join("initrd");
     let mut forwards = record.ports.clone();
     forwards.push(Forward {
         host: record.login.ssh_port,
@@ -397,8 +418,8 @@ pub(super) fn machine(
         uuid: record.uuid(),
         resources: record.resources,
         boot: Some(DirectBoot {
-            kernel: boot.join("kernel"),
-            initrd: initrd.exists().then_some(initrd),
+            kernel: boot.kernel,
+            initrd: boot.initrd,
             command_line: record.origin.command_line.clone(),
         }),
         disks: vec![match record.disk {

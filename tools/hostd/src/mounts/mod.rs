@@ -38,6 +38,9 @@ const MAX_MOUNTS: usize = 256;
 /// How every name begins under which the keeper has a mount.
 const PREFIX: &str = "mount.";
 
+/// How that of the memory of a machine goes on.
+const HOST: &str = "host.";
+
 /// How long a mount that was unmounted may take to be gone.
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -123,7 +126,11 @@ impl Mounts {
         sources: &Sources,
     ) -> HostResult<()> {
         let Some(files) = self.held.take_up(&name)? else {
-            self.bury(&name, &record.directory);
+            match &record.directory {
+                Some(directory) => self.bury(&name, directory),
+                // It has ended with whoever had it.
+                None => (self.tell)(&format!("{} is gone", what_of(&name, &record))),
+            }
             return self.forget(&name);
         };
         if let Err(error) = self.serve_on(&name, &record, files, sources) {
@@ -134,17 +141,15 @@ impl Mounts {
 
     /// Notes that a mount cannot be served, and tells why where that is news.
     fn note_waits(&self, name: KeptName, record: Option<MountRecord>, reason: String) {
-        let directory = record.as_ref().map(|record| record.directory.display());
-        let what = directory.map_or(name.to_string(), |directory| directory.to_string());
+        let what = record.as_ref().map(|record| what_of(&name, record));
+        let what = what.unwrap_or_else(|| format!("the mount `{name}`"));
         let state = MountState::Waits(reason.clone());
         let before = self.all().insert(name, Mounted { record, state });
         let is_known = before.is_some_and(
             |before| matches!(before.state, MountState::Waits(before) if before == reason),
         );
         if !is_known {
-            (self.tell)(&format!(
-                "the mount on `{what}` waits, as it cannot be served: {reason}"
-            ));
+            (self.tell)(&format!("{what} waits, as it cannot be served: {reason}"));
         }
     }
 
@@ -209,11 +214,15 @@ impl Mounts {
             }
             let is_there = |mounted: &Mounted| {
                 let other = mounted.record.as_ref();
-                let is_same = other.is_some_and(|other| other.directory == record.directory);
+                let other = other.and_then(|other| other.directory.as_ref());
+                let is_same = other.is_some() && other == record.directory.as_ref();
                 is_same && !mounted.is_detached()
             };
             if all.contains_key(name) || all.values().any(is_there) {
-                return Err(HostError::Mounted(record.directory.clone()));
+                return Err(match &record.directory {
+                    Some(directory) => HostError::Mounted(directory.clone()),
+                    None => HostError::Busy(machine_of(name).unwrap_or_default().to_owned()),
+                });
             }
             let state = MountState::Making;
             let record = Some(record.clone());
@@ -262,7 +271,7 @@ impl Mounts {
             overlay,
             ended,
         });
-        let directory = record.directory.clone();
+        let what = what_of(name, &record);
         let record = Some(record);
         self.all().insert(name.clone(), Mounted { record, state });
         let (this, name, runtime) = (self.clone(), name.clone(), self.runtime.clone());
@@ -272,7 +281,7 @@ impl Mounts {
             let cleanup = this.runtime.clone().spawn_blocking(move || match served {
                 Ok(Ok(Ended::Left)) => Ok(()),
                 Ok(Ok(Ended::Unmounted)) => this.forget(&name),
-                Ok(Err(error)) => this.failed(&name, &directory, &error),
+                Ok(Err(error)) => this.failed(&name, &what, &error),
                 // It panicked: a bug. The keeper has the mount.
                 Err(_) => Ok(()),
             });
@@ -283,9 +292,8 @@ impl Mounts {
     }
 
     /// The device of a mount failed, so that nobody can serve it.
-    fn failed(&self, name: &KeptName, directory: &Path, error: &SessionError) -> HostResult<()> {
-        let directory = directory.display();
-        (self.tell)(&format!("the mount on `{directory}` ended: {error}"));
+    fn failed(&self, name: &KeptName, what: &str, error: &SessionError) -> HostResult<()> {
+        (self.tell)(&format!("{what} ended: {error}"));
         self.forget(name)
     }
 
@@ -370,10 +378,24 @@ pub(crate) fn user_mount() -> HostResult<KeptName> {
     KeptName::new(&text).ok_or(HostError::Interrupted)
 }
 
-/// The name of a mount that the host makes for itself.
-pub(crate) fn host_mount(name: &str) -> HostResult<KeptName> {
-    let kept = KeptName::new(&format!("{PREFIX}host.{name}"));
-    kept.ok_or_else(|| HostError::Name(name.to_owned()))
+/// The name of the mount that the memory of a machine is read from.
+pub(crate) fn host_mount(machine: &str) -> HostResult<KeptName> {
+    let kept = KeptName::new(&format!("{PREFIX}{HOST}{machine}"));
+    kept.ok_or_else(|| HostError::Name(machine.to_owned()))
+}
+
+/// The machine whose memory is read from a mount.
+pub(crate) fn machine_of(name: &KeptName) -> Option<&str> {
+    name.as_str().strip_prefix(PREFIX)?.strip_prefix(HOST)
+}
+
+/// A mount in words for people.
+fn what_of(name: &KeptName, record: &MountRecord) -> String {
+    match (&record.directory, machine_of(name)) {
+        (None, Some(machine)) => format!("the memory of `{machine}`"),
+        (None, None) => format!("the mount `{name}`"),
+        (Some(directory), _) => format!("the mount on `{}`", directory.display()),
+    }
 }
 
 /// The boot that records are of.

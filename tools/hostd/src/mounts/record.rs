@@ -28,8 +28,9 @@ const MAX_RECORD_BYTES: usize = 1 << 16;
 #[serde(deny_unknown_fields)]
 pub(crate) struct MountRecord {
     format: String,
-    /// The directory, with its path from the root.
-    pub(crate) directory: PathBuf,
+    /// The directory, with its path from the root, if it is on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) directory: Option<PathBuf>,
     pub(crate) origin: Origin,
     pub(crate) shows: Shows,
     /// Whose it is.
@@ -60,12 +61,12 @@ pub(crate) enum Shows {
 pub(crate) enum MountOwner {
     /// Somebody asked for it.
     User,
-    /// The host uses it for itself.
+    /// The host's own, for one of its machines.
     Host,
 }
 
 impl MountOwner {
-    /// Who checks what may be done with the files: those of the host are in a directory of its own.
+    /// Who checks what may be done with the files: those of the host are seen by one process only.
     pub(crate) fn permissions(self) -> Permissions {
         match self {
             MountOwner::User => Permissions::Checked,
@@ -76,7 +77,7 @@ impl MountOwner {
 
 impl MountRecord {
     pub(crate) fn new(
-        directory: PathBuf,
+        directory: Option<PathBuf>,
         origin: Origin,
         shows: Shows,
         owner: MountOwner,
@@ -209,7 +210,13 @@ mod tests {
             overlay: Some("/overlay".into()),
             owner: (1, 2),
         };
-        let record = MountRecord::new("/mnt".into(), origin, shows, MountOwner::User, "b".into());
+        let record = MountRecord::new(
+            Some("/mnt".into()),
+            origin,
+            shows,
+            MountOwner::User,
+            "b".into(),
+        );
         records.put(&name, &record).unwrap();
         assert_eq!(records.get(&name).unwrap(), record);
         assert_eq!(record.disk_file((1, 2)).access, Access::ReadWrite);

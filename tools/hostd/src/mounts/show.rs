@@ -8,8 +8,8 @@ use shale_fusefs::is_mounted;
 use crate::api::{Damaged, MountShown, ShownFace, ShownMountState};
 use crate::keeper::KeptName;
 
-use super::record::{MountOwner, Shows};
-use super::{MountState, Mounted, Mounts};
+use super::record::Shows;
+use super::{MountState, Mounted, Mounts, machine_of};
 
 impl Mounts {
     /// The last mount that was made on a directory.
@@ -17,21 +17,24 @@ impl Mounts {
         let all = self.all();
         let there = all.iter().filter_map(|(name, mounted)| {
             let record = mounted.record.as_ref()?;
-            (record.directory == directory).then_some((record.origin.created, name))
+            let is_there = record.directory.as_deref() == Some(directory);
+            is_there.then_some((record.origin.created, name))
         });
         there.max().map(|(_, name)| name.clone())
     }
 
     /// What is to be said about a mount.
     pub(crate) fn show(&self, name: &KeptName) -> Option<MountShown> {
-        self.all().get(name)?.show()
+        self.all().get(name)?.show(name)
     }
 
-    /// All of them, in order of directory, and those whose record cannot be read.
+    /// All of them, in order of directory and machine, and those whose record cannot be read.
     pub(crate) fn show_all(&self) -> (Vec<MountShown>, Vec<Damaged>) {
         let all = self.all();
-        let mut shown: Vec<_> = all.values().filter_map(Mounted::show).collect();
-        shown.sort_by(|one, other| one.directory.cmp(&other.directory));
+        let shown = all.iter().filter_map(|(name, mounted)| mounted.show(name));
+        let mut shown: Vec<_> = shown.collect();
+        let place = |of: &MountShown| (of.directory.clone(), of.machine.clone());
+        shown.sort_by_key(place);
         let damaged = all.iter().filter_map(|(name, mounted)| {
             let MountState::Waits(reason) = &mounted.state else {
                 return None;
@@ -49,12 +52,12 @@ impl Mounts {
 impl Mounted {
     /// Whether it is not in its place any more, and only there for whoever still uses it.
     pub(super) fn is_detached(&self) -> bool {
-        let record = self.record.as_ref();
-        let is_away = record.is_some_and(|record| !is_mounted(&record.directory));
+        let directory = self.record.as_ref().and_then(|it| it.directory.as_ref());
+        let is_away = directory.is_some_and(|directory| !is_mounted(directory));
         is_away && !matches!(self.state, MountState::Making)
     }
 
-    fn show(&self) -> Option<MountShown> {
+    fn show(&self, name: &KeptName) -> Option<MountShown> {
         let record = self.record.as_ref()?;
         let (requests, taken_over) = match &self.state {
             MountState::Served(serving) => {
@@ -76,12 +79,12 @@ impl Mounted {
         };
         Some(MountShown {
             directory: record.directory.clone(),
+            machine: machine_of(name).map(str::to_owned),
             reference: record.origin.reference.clone(),
             template: record.origin.template,
             shows,
             overlay,
             created: record.origin.created,
-            for_host: record.owner == MountOwner::Host,
             requests,
             taken_over,
             state,

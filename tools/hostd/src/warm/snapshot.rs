@@ -13,7 +13,7 @@ use crate::patience::Patience;
 use crate::source::Source;
 
 use super::kept::MAX_MACHINE_BYTES;
-use super::{DISK, KeptMachine, MACHINE, STATE, WrittenBlocks, reference};
+use super::{DISK, INITRD, KeptMachine, MACHINE, STATE, WrittenBlocks, reference};
 
 /// Longest state of devices that is read, as long as drivers keep.
 const MAX_STATE_BYTES: u64 = 64 << 20;
@@ -40,13 +40,10 @@ impl WarmSnapshot {
         Ok(index.and_then(|index| index.get(&Platform::default())))
     }
 
-    /// Opens the snapshot that has this id, and begins to bring what starts from it read. Blocks.
+    /// Opens the snapshot that has this id. Blocks.
     pub(crate) fn open(source: Arc<Source>, id: TemplateId) -> HostResult<Self> {
         let composer = &source.composer;
         let is_new = !composer.has_plan(id);
-        if is_new {
-            source.bring_boot_set(id);
-        }
         let template = composer.template(id)?;
         let composed = composer.compose(&template)?;
         let image = match is_new {
@@ -69,6 +66,11 @@ impl WarmSnapshot {
             source,
             tree,
         })
+    }
+
+    /// Whether its guest had booted with an initial RAM disk.
+    pub(crate) fn has_initrd(&self) -> bool {
+        content(&self.tree, INITRD).is_some()
     }
 
     /// The state of the devices, if it comes with this patience. Blocks.

@@ -1,7 +1,8 @@
-//! A mount that the host makes for itself outlives the service, however that ends.
+//! What a machine reads its memory from outlives the service, however that ends, and ends with whoever has it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use memmap2::{MmapMut, MmapOptions};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use shale_fusefs::ReadAhead;
+use shale_fusefs::{Access, Detached, MountOptions, Permissions, ReadAhead, mount_detached};
 use shale_hostd::api::Repository;
 use shale_hostd::*;
 use shale_ingest::{DirSource, push_tree};
@@ -42,13 +43,14 @@ fn privileged_keep_for_another_process() {
 }
 
 /// Starts this binary to be what the variable is for.
-fn start(name: &str, variable: &str, told: &str) -> std::io::Result<Child> {
+fn start(name: &str, variable: &str, told: &str, error: Stdio) -> std::io::Result<Child> {
     Command::new(std::env::current_exe()?)
         .args(["--exact", name])
         .env_remove(SERVE)
         .env(variable, told)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
+        .stderr(error)
         .spawn()
 }
 
@@ -56,7 +58,7 @@ fn host(dir: &Path, runtime: &Runtime) -> Arc<Host> {
     let open_place = |asked: &Repository| Ok(Place::local_beside(asked.address.as_ref())?);
     let start_keeper = |socket: &Path| {
         let name = "mounts::privileged_keep_for_another_process";
-        start(name, KEEP, socket.to_str().unwrap())
+        start(name, KEEP, socket.to_str().unwrap(), Stdio::null())
     };
     let chunks = dir.join("cache");
     private_dir(&chunks).unwrap();
@@ -80,7 +82,8 @@ fn host(dir: &Path, runtime: &Runtime) -> Arc<Host> {
     host.unwrap()
 }
 
-/// Not a test of its own: the service. It mounts if nothing is mounted, and unmounts and ends when its input does.
+/// Not a test of its own: the service. The first one serves the mount whose device it is handed as its standard error; each ends
+/// when its input does.
 #[test]
 fn privileged_serve_mounts_for_another_process() {
     let Ok(told) = std::env::var(SERVE) else {
@@ -92,25 +95,24 @@ fn privileged_serve_mounts_for_another_process() {
     let host = host(dir, &runtime);
     let ready = dir.join("ready");
     let wish = HostMount {
-        name: "memory".into(),
-        directory: dir.join("mnt"),
+        machine: "one".into(),
         repository: repository(dir),
         template: TemplateId::from_hex(template).unwrap(),
-        read_ahead: ReadAhead::Off,
         trace: None,
     };
-    if !dir.join("mounted").exists() {
-        host.mount_for_host(&wish).unwrap();
-        let again = host.mount_for_host(&wish);
-        assert!(matches!(again, Err(HostError::Mounted(_))));
-        fs::write(dir.join("mounted"), "").unwrap();
+    if !dir.join("served").exists() {
+        let device = || std::io::stderr().as_fd().try_clone_to_owned().unwrap();
+        host.serve_for_host(&wish, device()).unwrap();
+        let again = host.serve_for_host(&wish, device());
+        assert!(matches!(again, Err(HostError::Busy(_))));
+        fs::write(dir.join("served"), "").unwrap();
     }
     fs::write(&ready, std::process::id().to_string()).unwrap();
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
-    if line == "unmount\n" {
-        host.unmount_for_host("memory").unwrap();
-        host.unmount_for_host("memory").unwrap();
+    if line == "ended\n" {
+        host.ended_for_host("one").unwrap();
+        host.ended_for_host("one").unwrap();
     }
     runtime.block_on(host.run(async {}));
     // What waits for requests of the mount ends with this process.
@@ -129,10 +131,14 @@ struct Service(Child);
 
 impl Service {
     fn start(dir: &Path, template: TemplateId) -> Self {
+        Self::start_with(dir, template, Stdio::inherit())
+    }
+
+    fn start_with(dir: &Path, template: TemplateId, error: Stdio) -> Self {
         let _ = fs::remove_file(dir.join("ready"));
         let told = format!("{},{}", dir.display(), template.hex());
         let name = "mounts::privileged_serve_mounts_for_another_process";
-        Self(start(name, SERVE, &told).unwrap())
+        Self(start(name, SERVE, &told, error).unwrap())
     }
 
     fn ready(mut self, dir: &Path) -> Self {
@@ -157,15 +163,6 @@ impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// Unmounts what is left.
-struct Point(PathBuf);
-
-impl Drop for Point {
-    fn drop(&mut self) {
-        let _ = shale_fusefs::unmount(&self.0, shale_fusefs::Unmount::Abort);
     }
 }
 
@@ -202,11 +199,21 @@ fn push(dir: &Path) -> TemplateId {
 fn privileged_a_private_map_of_a_file_outlives_services_that_are_killed_or_end() {
     let temp = tempfile::tempdir_in("/var/tmp").unwrap();
     let dir = temp.path();
-    let point = Point(dir.join("mnt"));
-    fs::create_dir(&point.0).unwrap();
     let template = push(dir);
-    let mut service = Service::start(dir, template).ready(dir);
-    let path = point.0.join("memory");
+    let options = MountOptions {
+        source: "memory".into(),
+        access: Access::ReadWrite,
+        permissions: Permissions::Unchecked,
+    };
+    let Detached { device, root } = mount_detached(&options, ReadAhead::Off, dir).unwrap();
+    let mut service = Service::start_with(dir, template, device.into()).ready(dir);
+    let path = PathBuf::from(format!("/proc/self/fd/{}/memory", root.as_raw_fd()));
+    assert!(
+        fs::read_to_string("/proc/mounts")
+            .unwrap()
+            .lines()
+            .all(|line| !line.starts_with("memory "))
+    );
     // So that the kernel asks nobody when the file is closed in the processes that are started below.
     drop(File::open(&path).unwrap());
     let file = OpenOptions::new()
@@ -214,12 +221,15 @@ fn privileged_a_private_map_of_a_file_outlives_services_that_are_killed_or_end()
         .write(true)
         .open(&path)
         .unwrap();
-    // Whoever can pass the directory can open it so, whatever its mode says.
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    // Whoever is handed the root can open it so, whatever its mode says.
     let opened = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .args(["sh", "-c", "exec 3<>\"$0\" && head -c 1 <&3"])
-        .arg(&path)
+        .args([
+            "sh",
+            "-c",
+            "exec 3<>/proc/self/fd/0/memory && head -c 1 <&3",
+        ])
+        .stdin(root.try_clone().unwrap())
         .output()
         .unwrap();
     assert!(
@@ -258,9 +268,8 @@ fn privileged_a_private_map_of_a_file_outlives_services_that_are_killed_or_end()
         });
     }
     assert_eq!(map[PAGE] ^ 0xff, page(1)[0]);
-    drop((map, file));
-    service.end("unmount\n");
-    assert_eq!(fs::read_dir(&point.0).unwrap().count(), 0);
+    drop((map, file, root));
+    service.end("ended\n");
     assert_eq!(fs::read_dir(dir.join("state/mounts")).unwrap().count(), 0);
     let begun = Instant::now();
     // The keeper has nothing to keep any more.

@@ -4,7 +4,6 @@ mod metrics;
 mod run;
 
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,7 +15,7 @@ use clap::{Args, Subcommand};
 use shale_hostd::api::{
     Failure as HostFailure, FailureKind, Outcome, Request, StageReport, ToMount,
 };
-use shale_hostd::{CallError, HostClient, private_dir};
+use shale_hostd::{CallError, GiveMount, HostClient, private_dir};
 use shale_hvplug::ProcessId;
 
 use crate::context::Context;
@@ -91,7 +90,7 @@ pub(crate) fn call_to_mount(
     context: &Context,
     request: Request,
     on_stage: impl FnMut(StageReport),
-    mount: impl FnOnce(ToMount) -> anyhow::Result<OwnedFd>,
+    mount: impl FnOnce(ToMount) -> anyhow::Result<GiveMount>,
 ) -> anyhow::Result<Outcome> {
     let mount = |how| mount(how).map_err(MountFailure::Here);
     let done = connect(context)?.call_to_mount(request, on_stage, mount);

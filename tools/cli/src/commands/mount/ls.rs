@@ -29,12 +29,20 @@ impl Row for Listed {
             ShownMountState::Unmounted => "unmounted, in use",
         };
         vec![
-            mount.directory.display().to_string(),
+            place(mount),
             mount.reference.clone(),
             shows.into(),
             state.into(),
             utc(mount.created),
         ]
+    }
+}
+
+/// Where a mount is.
+fn place(mount: &MountShown) -> String {
+    match (&mount.directory, &mount.machine) {
+        (Some(directory), _) => directory.display().to_string(),
+        (None, machine) => format!("(memory of {})", machine.as_deref().unwrap_or("?")),
     }
 }
 
@@ -46,13 +54,12 @@ pub(super) fn list(context: &Context) -> anyhow::Result<()> {
     };
     for mount in &mounts {
         if let Some(trouble) = &mount.trouble {
-            note!(
-                "`{}` cannot be served: {trouble}",
-                mount.directory.display()
-            );
+            note!("`{}` cannot be served: {trouble}", place(mount));
         }
     }
-    let rows: Vec<Listed> = mounts.into_iter().map(Listed).collect();
+    // What has no directory has nothing that another command could be told.
+    let is_shown = |mount: &MountShown| mount.directory.is_some() || !context.global.quiet;
+    let rows: Vec<Listed> = mounts.into_iter().filter(is_shown).map(Listed).collect();
     print_list(&rows, context.global.format, context.global.quiet)?;
     for damaged in damaged {
         note!("`{}` is damaged: {}", damaged.name, damaged.reason);

@@ -12,6 +12,7 @@ use clap::Args;
 use shale_fusefs::{
     Access, DISK_NAME, Mount, MountOptions, Permissions, ReadAhead, check_point, mount_device,
 };
+use shale_hostd::GiveMount;
 use shale_hostd::api::{DiskWish, MountWish, Outcome, Request, ToMount};
 use shale_model::Reference;
 
@@ -98,7 +99,7 @@ impl Wanted {
         let outcome = call_to_mount(context, request, show_stage(context), |how| {
             let (device, mount) = mount_here(&directory, how)?;
             made = Some(mount);
-            Ok(device)
+            Ok(GiveMount::Device(device))
         });
         // What is mounted and not served is unmounted when this is dropped.
         let (outcome, mount) = (outcome?, made);

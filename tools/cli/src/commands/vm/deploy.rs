@@ -5,13 +5,17 @@ use std::{env, fs};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use shale_hostd::api::{self, Autostart, Begin, LoginWish, MachineWish, Request};
+use shale_fusefs::{Access, Detached, MountOptions, Permissions, ReadAhead, mount_detached};
+use shale_hostd::GiveMount;
+use shale_hostd::api::{
+    self, Autostart, Begin, LoginWish, MachineWish, MountPlace, Request, ToMount,
+};
 use shale_hvplug::{Acceleration, Forward};
 use shale_model::Reference;
 
 use super::forecast::forecast;
 use super::{Waiting, show_stage, show_started};
-use crate::commands::host::call;
+use crate::commands::host::call_to_mount;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::parse_bytes;
@@ -37,9 +41,10 @@ pub(crate) struct Deploy {
     /// Name of the machine, which is also its host name
     #[arg(long, required_unless_present = "plan")]
     name: Option<String>,
-    /// Make nothing: say what would be brought from where, and when the login prompt would come
+    /// Make nothing: say what would be brought from where, and when the login prompt would come, by a boot and warm
     ///
-    /// The template is composed, and up to two megabytes of its content are brought to see how fast they come.
+    /// The template is composed, and so is its warm snapshot, if there is one that fits; of each, up to two megabytes are
+    /// brought to see how fast they come.
     #[arg(long)]
     plan: bool,
     /// File with the public key that may log in
@@ -109,8 +114,15 @@ impl From<Accel> for Acceleration {
 
 impl Deploy {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        let machine = MachineWish {
+            memory_bytes: self.memory,
+            cpus: self.cpus,
+            disk_bytes: self.disk,
+            data_disks: self.data_disk,
+            acceleration: self.accel.into(),
+        };
         if self.plan {
-            return forecast(context, &self.reference, self.accel.into());
+            return forecast(context, &self.reference, machine);
         }
         let login = LoginWish {
             user: self.user.clone(),
@@ -121,13 +133,7 @@ impl Deploy {
             reference: self.reference.to_string(),
             repository: context.repository_of(&[&self.reference])?,
             login,
-            machine: MachineWish {
-                memory_bytes: self.memory,
-                cpus: self.cpus,
-                disk_bytes: self.disk,
-                data_disks: self.data_disk,
-                acceleration: self.accel.into(),
-            },
+            machine,
             ports: self.publish,
             pause_after_seconds: self.pause_after.0,
             autostart: match self.autostart {
@@ -140,8 +146,28 @@ impl Deploy {
             },
             wait: self.waiting.wish(),
         }));
-        let outcome = call(context, request, show_stage(context))?;
+        let mount = |how| Ok(mount_memory(context, how));
+        let outcome = call_to_mount(context, request, show_stage(context), mount)?;
         show_started(context, outcome)
+    }
+}
+
+/// Mounts what a machine that starts warm reads its memory from, for its hypervisor alone. The service may have no right to.
+fn mount_memory(context: &Context, how: ToMount) -> GiveMount {
+    if how.place != MountPlace::Nowhere {
+        return GiveMount::Not("it has no directory".into());
+    }
+    let options = MountOptions {
+        source: how.source,
+        access: match how.writable {
+            true => Access::ReadWrite,
+            false => Access::ReadOnly,
+        },
+        permissions: Permissions::Unchecked,
+    };
+    match mount_detached(&options, ReadAhead::Large, &context.dirs.run()) {
+        Ok(Detached { device, root }) => GiveMount::Nowhere { device, root },
+        Err(error) => GiveMount::Not(format!("{:#}", anyhow::Error::from(error))),
     }
 }
 

@@ -1,9 +1,11 @@
 //! `shale vm deploy --plan`.
 
 use serde::Serialize;
-use shale_hostd::api::{Forecast, ForecastWish, Outcome, Request};
-use shale_hvplug::Acceleration;
-use shale_model::Reference;
+use shale_hostd::api::{
+    BootForecast, Forecast, ForecastWish, MachineWish, Outcome, ReadyForecast, Request,
+    WarmForecast,
+};
+use shale_model::{Reference, TemplateId};
 
 use super::show_stage;
 use crate::commands::host::{call, unexpected};
@@ -15,8 +17,9 @@ use crate::output::{Row, bytes, print_one};
 struct Shown(Forecast);
 
 impl Row for Shown {
-    const COLUMNS: &'static [&'static str] =
-        &["Template", "Source", "Content", "Boot", "Rate", "Ready"];
+    const COLUMNS: &'static [&'static str] = &[
+        "Template", "Source", "Content", "Boot", "Rate", "Ready", "Warm",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let forecast = &self.0;
@@ -28,21 +31,28 @@ impl Row for Shown {
                 bytes(forecast.content_bytes),
                 bytes(forecast.local_bytes)
             ),
-            boot(forecast),
+            match &forecast.boot {
+                Some(boot) => read(boot, forecast.template),
+                None => "it is not known what a boot reads".into(),
+            },
             match forecast.bytes_per_second {
                 Some(rate) => format!("{}/s", bytes(rate as u64)),
                 None => "not measured: little or nothing is to be brought".into(),
             },
-            ready(forecast),
+            match &forecast.ready {
+                Some(like) => ready(like, "template"),
+                None => {
+                    "not known: no such machine of this host has come to its login prompt".into()
+                }
+            },
+            warm(&forecast.warm),
         ]
     }
 }
 
-fn boot(forecast: &Forecast) -> String {
-    let Some(boot) = &forecast.boot else {
-        return "it is not known what a boot reads".into();
-    };
-    let of = match boot.template == forecast.template {
+/// What is read until the login prompt.
+fn read(boot: &BootForecast, template: TemplateId) -> String {
+    let of = match boot.template == template {
         true => String::new(),
         false => format!(" (as boots of {} do)", boot.template.short()),
     };
@@ -50,13 +60,10 @@ fn boot(forecast: &Forecast) -> String {
     format!("reads {all} as sent{of}, {missing} to come")
 }
 
-fn ready(forecast: &Forecast) -> String {
-    let Some(ready) = &forecast.ready else {
-        return "not known: no such machine of this host has come to its login prompt".into();
-    };
+fn ready(ready: &ReadyForecast, of: &str) -> String {
     let of = match ready.is_same_template {
-        true => "",
-        false => ", of another template,",
+        true => String::new(),
+        false => format!(", of another {of},"),
     };
     let (machine, took) = (&ready.machine, ready.machine_seconds);
     match ready.seconds {
@@ -65,16 +72,39 @@ fn ready(forecast: &Forecast) -> String {
     }
 }
 
+fn warm(warm: &WarmForecast) -> String {
+    match warm {
+        WarmForecast::Cold { reason } => format!("no, it would boot: {reason}"),
+        WarmForecast::From {
+            snapshot,
+            content_bytes,
+            local_bytes,
+            boot,
+            ready: like,
+            ..
+        } => {
+            let [all, here] = [*content_bytes, *local_bytes].map(bytes);
+            let read = boot.as_ref().map(|boot| read(boot, *snapshot));
+            let read = read.unwrap_or_else(|| "it is not known what a start reads".into());
+            let ready = like.as_ref().map(|like| ready(like, "snapshot"));
+            let ready =
+                ready.unwrap_or_else(|| "not known: no machine of this host began so".into());
+            let snapshot = snapshot.short();
+            format!("with --warm, from {snapshot}: {all}, {here} of it here; {read}; ready {ready}")
+        }
+    }
+}
+
 /// Prints what a deployment would take.
 pub(super) fn forecast(
     context: &Context,
     reference: &Reference,
-    acceleration: Acceleration,
+    machine: MachineWish,
 ) -> anyhow::Result<()> {
     let request = Request::Forecast(Box::new(ForecastWish {
         reference: reference.to_string(),
         repository: context.repository_of(&[reference])?,
-        acceleration,
+        machine,
     }));
     match call(context, request, show_stage(context))? {
         Outcome::Forecast(forecast) => print_one(

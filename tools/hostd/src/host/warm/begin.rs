@@ -3,15 +3,14 @@
 //! Until the guest has its identity, the record says that the instance is being deployed: a service that is killed before
 //! leaves a machine that nobody is to find, and the next one removes it.
 
-use std::fs;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shale_files::DirFiles;
-use shale_fusefs::ReadAhead;
 use shale_hvplug::{Memory, OwnSocket, Vm};
 use shale_image::identity::Identity;
 use shale_model::Reference;
@@ -25,11 +24,11 @@ use crate::error::{HostError, HostResult, system};
 use crate::patience::Patience;
 use crate::record::{Phase, Record};
 use crate::source::Source;
-use crate::warm::{Channel, MEMORY, Wake, WarmSnapshot, identity_script};
+use crate::warm::{Channel, INITRD, KERNEL, MEMORY, Wake, WarmSnapshot, identity_script};
 
 use super::super::attempt::Attempt;
 use super::super::instance::Instance;
-use super::super::start::{ConsoleStart, console_start, machine};
+use super::super::start::{BootPaths, ConsoleStart, console_start, machine};
 use super::super::{Host, HostMount};
 use super::{Warmed, common};
 
@@ -74,15 +73,21 @@ impl Host {
             Found::Not(reason) => return Ok(Warmed::Not(reason)),
         };
         let (record, identity) = self.new_of(wish, &kept).await?;
-        let wanted = common(&record, &kept.image, kept.hypervisor.clone());
+        let wanted = common(&wish.machine, &kept.image, kept.hypervisor.clone())?;
         if let Some(differs) = kept.snapshot.kept.machine.differs(&wanted) {
             return Ok(Warmed::Not(differs.to_string()));
         }
-        let wake = self.wake(instance, (record, identity), &kept, patience);
+        let wake = self.wake(instance, (record, identity), &kept, attempt);
         match self.stage(&attempt.progress, Stage::Wake, wake).await {
             Ok(console) => {
                 self.tell_of_wake(&kept);
-                self.fill_from(instance, &kept);
+                let this = instance.clone();
+                let fill = self.blocking(move |host| {
+                    host.fill_memory(&this);
+                    Ok(())
+                });
+                // Without it, pages come when they are touched.
+                let _ = fill.await;
                 Ok(Warmed::Begun(console))
             }
             Err(error) => {
@@ -117,7 +122,11 @@ impl Host {
         let finding = source.clone();
         let snapshot = self.blocking(move |_| {
             let found = WarmSnapshot::find(&finding, &name, template)?;
-            found.map(|id| WarmSnapshot::open(finding, id)).transpose()
+            let open = |id| {
+                finding.bring_missing_boot_set(id);
+                WarmSnapshot::open(finding, id)
+            };
+            found.map(open).transpose()
         });
         let (image, snapshot) = tokio::join!(image, snapshot);
         let image = image?;
@@ -128,10 +137,7 @@ impl Host {
                 snapshot,
                 hypervisor,
             })),
-            (Ok(None), _) => Found::Not(format!(
-                "the template has no warm snapshot; `shale template warm {}` makes one",
-                wish.reference
-            )),
+            (Ok(None), _) => Found::Not(no_snapshot(&wish.reference)),
             (Err(error), _) | (_, Err(error)) => Found::Not(error.failure().message),
         })
     }
@@ -152,19 +158,29 @@ impl Host {
         instance: &Arc<Instance>,
         (record, identity): (Record, Identity),
         kept: &Arc<Kept>,
-        patience: &Patience,
+        attempt: &Attempt,
     ) -> HostResult<ConsoleStart> {
         let (of, itself) = (kept.clone(), identity.clone());
         let script = self.blocking(move |_| script_of(&of, &itself));
-        let (this, of) = (instance.clone(), kept.clone());
-        let waits = patience.clone();
-        let start = self.blocking(move |host| {
-            let itself = (record, &identity);
-            host.start_kept(&this, itself, &of, &waits)
-        });
+        let start = async {
+            let memory = HostMount {
+                machine: instance.name.to_string(),
+                repository: record.origin.repository(),
+                template: kept.snapshot.image.id,
+                trace: Some(kept.snapshot.trace.clone()),
+            };
+            let root = self.have_memory_mounted(memory, &attempt.progress).await?;
+            let (this, of) = (instance.clone(), kept.clone());
+            let waits = attempt.patience.clone();
+            let start = self.blocking(move |host| {
+                let itself = (record, &identity);
+                host.start_kept(&this, itself, (&of, root), &waits)
+            });
+            start.await
+        };
         let (script, waiting) = tokio::join!(script, start);
         let (waiting, script) = (waiting?, script?);
-        let (this, patience) = (instance.clone(), patience.clone());
+        let (this, patience) = (instance.clone(), attempt.patience.clone());
         self.blocking(move |host| host.give_identity(&this, waiting, &script, &patience))
             .await
     }
@@ -208,12 +224,13 @@ impl Host {
         Ok(console)
     }
 
-    /// Makes the files of an instance and starts its machine, which stands still. Blocks.
+    /// Makes the files of an instance and starts its machine, which stands still, in the snapshot whose open root this is.
+    /// Blocks.
     fn start_kept(
         &self,
         instance: &Instance,
         (mut record, identity): (Record, &Identity),
-        kept: &Kept,
+        (kept, root): (&Kept, OwnedFd),
         patience: &Patience,
     ) -> HostResult<Waiting> {
         let snapshot = &kept.snapshot;
@@ -226,15 +243,17 @@ impl Host {
         let state = snapshot.state(patience)?;
         let run = &instance.paths.run;
         private_dir(run).map_err(system("make", run))?;
-        self.mount_snapshot(instance, kept, &record)?;
-        let directory = instance.paths.snapshot_mount();
         let disk = self.serve(instance, &record)?;
         instance.live().disk = Some(disk);
         let console = console_start(instance);
-        let memory = Memory::Private(directory.join(MEMORY));
-        let machine = machine(instance, &record, &directory, memory);
+        let boot = BootPaths {
+            kernel: KERNEL.into(),
+            initrd: snapshot.has_initrd().then(|| INITRD.into()),
+        };
+        let memory = Memory::Private(MEMORY.into());
+        let machine = machine(instance, &record, boot, memory);
         let driver = self.driver.warm_start().ok_or(HostError::CannotKeep)?;
-        let vm = driver.start_from(&machine, &state)?;
+        let vm = driver.start_from(&machine, &state, root.as_fd())?;
         self.has_machine(instance, vm.clone());
         Ok(Waiting {
             vm,
@@ -251,12 +270,18 @@ impl Host {
         source.tell_of_boot(snapshot.image.id, &snapshot.trace);
     }
 
-    /// Brings the rest of a snapshot: a guest that touches a page of it must not depend on a registry for long.
-    fn fill_from(&self, instance: &Instance, kept: &Kept) {
-        let (source, image) = (&kept.source, &kept.snapshot.image);
-        let path = source.composer.plan_path(image.plan_id);
-        // Without it, pages come when they are touched.
-        if let Ok(plan) = open_plan(&path, image.plan_id) {
+    /// Brings the rest of the snapshot that the memory of an instance's machine is read from, if it is read from one: a guest
+    /// that touches a page of it must not depend on a registry for long. Blocks.
+    pub(in crate::host) fn fill_memory(&self, instance: &Instance) {
+        let Some(origin) = self.memory_of(instance) else {
+            return;
+        };
+        let Ok(source) = self.sources.get(&origin.repository()) else {
+            return;
+        };
+        source.learn_boot_set(origin.template);
+        let path = source.composer.plan_path(origin.plan);
+        if let Ok(plan) = open_plan(&path, origin.plan) {
             let (filler, view) = (
                 source.filler.clone(),
                 View::new(plan, source.reader.clone()),
@@ -265,31 +290,6 @@ impl Host {
             let fill = async move { filler.fill(&view, &state).await };
             instance.live().snapshot_fill = Some(self.runtime.spawn(fill).abort_handle());
         }
-    }
-
-    /// Mounts a snapshot for the machine of an instance. Blocks.
-    fn mount_snapshot(&self, instance: &Instance, kept: &Kept, record: &Record) -> HostResult<()> {
-        let directory = instance.paths.snapshot_mount();
-        private_dir(&directory).map_err(system("make", &directory))?;
-        self.mount_for_host(&HostMount {
-            name: instance.name.to_string(),
-            directory,
-            repository: record.origin.repository(),
-            template: kept.snapshot.image.id,
-            read_ahead: ReadAhead::Large,
-            trace: Some(kept.snapshot.trace.clone()),
-        })
-    }
-
-    /// Unmounts the snapshot of an instance whose machine has ended, if it has one. Blocks.
-    pub(in crate::host) fn unmount_snapshot(&self, instance: &Instance) -> HostResult<()> {
-        let directory = instance.paths.snapshot_mount();
-        if !directory.exists() {
-            return Ok(());
-        }
-        self.unmount_for_host(instance.name.as_str())?;
-        // It is empty now.
-        fs::remove_dir(&directory).map_err(system("remove", &directory))
     }
 
     /// Removes what a warm start has made that failed; the name stays taken.
@@ -303,6 +303,11 @@ impl Host {
         instance.live().record = None;
         Ok(())
     }
+}
+
+/// Why a template without a snapshot boots.
+pub(super) fn no_snapshot(reference: &str) -> String {
+    format!("the template has no warm snapshot; `shale template warm {reference}` makes one")
 }
 
 /// Whether a boot would fail like this, too, or nobody waits for one.

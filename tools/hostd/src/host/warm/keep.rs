@@ -25,14 +25,14 @@ use crate::patience::Patience;
 use crate::record::Record;
 use crate::served::open_overlay;
 use crate::warm::{
-    Channel, DISK, INITRD, KERNEL, KeptMachine, MACHINE, MEMORY, STATE, reference, take_blocks,
-    waiting_files,
+    Channel, Common, DISK, INITRD, KERNEL, KeptMachine, MACHINE, MEMORY, STATE, reference,
+    take_blocks, waiting_files,
 };
 
 use super::super::attempt::Attempt;
 use super::super::deploy::ToBoot;
 use super::super::instance::Instance;
-use super::super::start::{LOGIN, machine};
+use super::super::start::{BootPaths, LOGIN, machine};
 use super::super::{Host, Progress};
 use super::common;
 
@@ -132,8 +132,8 @@ impl Host {
         let memory = File::create_new(&path);
         let sized = memory.and_then(|file| file.set_len(record.resources.memory_bytes));
         sized.map_err(system("make", &path))?;
-        let boot = instance.paths.boot();
-        let machine = machine(instance, &record, &boot, Memory::Shared(path));
+        let boot = BootPaths::in_directory(&instance.paths.boot());
+        let machine = machine(instance, &record, boot, Memory::Shared(path));
         let vm = self.driver.start(&machine)?;
         self.has_machine(instance, vm);
         Ok(record)
@@ -195,7 +195,8 @@ impl Host {
         self.driver.stop(&vm, Stop::PowerCut)?;
         self.close_disk(instance)?;
         let directory = instance.paths.dir.join("warm");
-        self.gather(instance, &directory, record, to_boot, &state)?;
+        let common = common(&wish.machine, &to_boot.image, self.hypervisor()?)?;
+        Self::gather(instance, &directory, record, (common, &state))?;
 
         let template: Reference = wish.reference.parse()?;
         let name = reference(&template.name, to_boot.image.id)?;
@@ -232,12 +233,10 @@ impl Host {
 
     /// Puts the files of the snapshot of an instance into a directory. Blocks.
     fn gather(
-        &self,
         instance: &Instance,
         directory: &Path,
         record: &Record,
-        to_boot: &ToBoot,
-        state: &[u8],
+        (common, state): (Common, &[u8]),
     ) -> HostResult<()> {
         remove_dir(directory)?;
         private_dir(directory).map_err(system("make", directory))?;
@@ -245,7 +244,6 @@ impl Host {
         let path = directory.join(DISK);
         let mut disk = File::create(&path).map_err(system("make", &path))?;
         let (written, zeroed) = take_blocks(&overlay, &mut disk, &path)?;
-        let common = common(record, &to_boot.image, self.hypervisor()?);
         let kept = KeptMachine::new(common, written, zeroed);
         for (name, bytes) in [(MACHINE, &kept.encode()[..]), (STATE, state)] {
             let path = directory.join(name);

@@ -1,14 +1,16 @@
 //! Warm starts: instances that begin where another machine was kept, and the keeping.
 
 mod begin;
+mod forecast;
 mod keep;
 
+use crate::api::MachineWish;
 use crate::compose::Image;
 use crate::error::{HostError, HostResult};
-use crate::record::Record;
 use crate::warm::{Common, processor_of};
 
 use super::Host;
+use super::deploy::resources;
 use super::start::ConsoleStart;
 
 /// What came of a warm start.
@@ -27,16 +29,17 @@ impl Host {
     }
 }
 
-/// What the machine of an instance has in common with one that is kept, or was.
-fn common(record: &Record, image: &Image, hypervisor: String) -> Common {
-    Common {
+/// What a machine of this image has in common with one that is kept, or was.
+fn common(machine: &MachineWish, image: &Image, hypervisor: String) -> HostResult<Common> {
+    let resources = resources(machine, image)?;
+    Ok(Common {
         template: image.id,
         plan: image.plan_id,
-        disk_bytes: record.disk_bytes,
-        data_disks: record.data_disks.len(),
-        resources: record.resources,
-        processor: processor_of(record.resources.acceleration),
+        disk_bytes: image.disk_bytes(machine.disk_bytes)?,
+        data_disks: machine.data_disks.len(),
+        resources,
+        processor: processor_of(resources.acceleration),
         hypervisor,
-        command_line: record.origin.command_line.clone(),
-    }
+        command_line: image.template.machine.command_line.clone(),
+    })
 }
