@@ -25,7 +25,7 @@ pub use events::{Caller, Event, EventKind, EventsWish, PreviousService, Told};
 pub use mounts::{DiskWish, MountShown, MountWish, ShownFace, ShownMountState, ToMount};
 pub use request::{
     Autostart, Begin, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck,
-    LoginWish, MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request,
+    LoginWish, MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Mirror, Precache, Repository, Request,
     StayWish, Until, Wait, WarmWish,
 };
 pub use shown::{
@@ -36,7 +36,7 @@ pub use shown::{
 
 /// Version of everything in this module. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 7;
+pub const API_VERSION: u32 = 8;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;

@@ -19,6 +19,7 @@ mod disk_place;
 mod drill;
 mod error;
 mod events;
+mod file_copy;
 mod file_disk;
 mod guest_disk;
 mod guest_files;
