@@ -24,8 +24,8 @@ const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// How long a guest that goes on takes to ask again for what it stood still for, at most.
 const ASKED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The same where the service is another one: a hypervisor waits a second and more before it connects again.
-const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+/// The same where the service is another one: QEMU waits longer and longer before it tries to connect again, 16 s at most.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(20);
 
 /// What is said of a stall while nothing is known to be wrong.
 pub(crate) const NO_ANSWER: &str = "no answer yet";
@@ -78,7 +78,7 @@ pub(crate) struct Standstill {
     disk_failed: bool,
     /// Whether it was let go on just now, and nobody knows yet what came of it.
     tries: bool,
-    /// Whether it is late content that it stands still for.
+    /// Whether it is content that it stands still for or waits for, as this service has seen.
     was_late: bool,
     /// Whether all that is known of its stall is what an earlier service told.
     is_inherited: bool,
@@ -99,20 +99,16 @@ impl Standstill {
         now: Instant,
     ) -> bool {
         self.disk_failed = guest == Guest::DiskFailed;
-        self.tries = false;
-        match (guest, wanted) {
-            (Guest::Otherwise, _) => {
-                self.was_late &= sight.is_late;
-                false
-            }
-            (Guest::DiskFailed, Wanted::Paused) => false,
-            (Guest::DiskFailed, Wanted::Running) => {
-                self.tries = self.questions.lets_go_on(sight.is_late, now);
-                // What it stands still for then, if it does, is found anew.
-                self.was_late &= !self.tries;
-                self.tries
-            }
-        }
+        // What it stands still for after a try is found anew; and one that runs stands still for nothing.
+        let is_known = match guest {
+            Guest::DiskFailed => self.tries,
+            Guest::Otherwise => wanted == Wanted::Running,
+        };
+        self.was_late &= sight.is_late || !is_known;
+        self.tries = self.disk_failed
+            && wanted == Wanted::Running
+            && self.questions.lets_go_on(sight.is_late, now);
+        self.tries
     }
 
     /// Its user lets it go on. Whether it does is for the next looks to find.
@@ -165,8 +161,9 @@ impl Standstill {
             // What it is stalled for and asks for again waits no less than before.
             long || sight.is_late || is_stalled && self.questions.is_again(waiting.since)
         });
-        self.was_late |= sight.is_late;
-        self.is_inherited &= !sight.is_late;
+        self.was_late |= sight.is_late || waits.is_some();
+        // What this service has seen itself counts more.
+        self.is_inherited &= !sight.is_late && sight.error.is_none();
         if waits.is_some() {
             return waits;
         }
@@ -175,31 +172,29 @@ impl Standstill {
             let content = before.filter(|stall| matches!(stall.cause, StallCause::Content(_)));
             return Some(content.unwrap_or_else(late));
         }
-        // It holds until it is tried, and that is when the guest has had time to ask.
-        self.is_inherited &= wanted == Wanted::Paused || self.questions.may_ask_again(now);
+        // What another service told holds until the guest has had time to ask.
+        self.is_inherited &= self.questions.may_ask_again(now);
+        let error = sight.error.filter(|_| self.disk_failed);
+        if wanted == Wanted::Paused {
+            // Nobody tries before its user lets it go on. So it is over when that is known: the content has come, or there
+            // is room.
+            let there = |stall: &Stall| stall.cause == StallCause::DiskFull && sight.has_room;
+            let stall = error.or(before);
+            return stall.filter(|stall| !self.was_late && !there(stall));
+        }
         if self.is_inherited {
             return before;
         }
         if !self.disk_failed {
             return None;
         }
-        match (sight.error, wanted) {
-            // Nobody knows yet what came of it.
-            (error, Wanted::Running) if self.tries || self.was_late => {
-                Some(before.or(error).unwrap_or_else(late))
-            }
-            // The content has come. It asks for it when its user lets it go on.
-            (_, Wanted::Paused) if self.was_late => None,
-            (Some(error), Wanted::Paused)
-                if error.cause == StallCause::DiskFull && sight.has_room =>
-            {
-                None
-            }
-            (Some(error), _) => Some(error),
-            // Late requests are all that failed, here or with the service before.
-            (None, Wanted::Running) => Some(before.unwrap_or_else(late)),
-            (None, Wanted::Paused) => before,
-        }
+        // Nobody knows yet what came of a try. Where there is no error, late requests are all that failed, here or with the
+        // service before.
+        let told = match self.tries || self.was_late {
+            true => before.or(error),
+            false => error.or(before),
+        };
+        Some(told.unwrap_or_else(late))
     }
 }
 

@@ -69,7 +69,7 @@ struct World {
     failed: u64,
     error: Option<StallCause>,
     told: Vec<Change>,
-    /// Whether the service of now has seen all of the fault of now.
+    /// Whether the service of now has seen what its guest stands still for.
     has_seen: bool,
 }
 
@@ -92,10 +92,7 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Away | Step::Full => {
-                self.fault = Some(step);
-                self.has_seen = true;
-            }
+            Step::Away | Step::Full => self.fault = Some(step),
             Step::Mended => self.fault = None,
             Step::Pause => {
                 self.wanted = Wanted::Paused;
@@ -142,6 +139,7 @@ impl World {
 
     fn fails(&mut self) {
         self.request = None;
+        self.has_seen = true;
         self.failed += 1;
         if self.machine == Machine::Runs {
             self.machine = Machine::DiskFailed;
