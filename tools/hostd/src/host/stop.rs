@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::api::{Caller, EventKind, IfStuck, Outcome, Stage};
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
-use crate::seen::Wanted;
+use crate::seen::{Stall, Wanted};
 
 use super::instance::Instance;
 use super::{Host, Progress};
@@ -112,10 +112,19 @@ impl Host {
             }
             Wanted::Running => {
                 let is_news = host.keep_paused(&this, false)?;
+                // Of what another service told this one may not have heard yet.
+                let inherited = this.live().standstill.inherited().cloned();
+                let inherited = match inherited.filter(|_| is_news) {
+                    Some(Stall { reason, .. }) => {
+                        let name = this.name.to_string();
+                        Err(HostError::Stalled { name, reason })
+                    }
+                    None => Ok(()),
+                };
                 // Also where its content is late: then it stands still for that, and goes on by itself.
                 host.driver.resume(&vm)?;
                 this.live().standstill.resumed(std::time::Instant::now());
-                let stalled = host.check_no_stall(&this);
+                let stalled = host.check_no_stall(&this).and(inherited);
                 if stalled.is_err() && is_news {
                     let (events, name) = (&host.witness.events, this.name.as_str());
                     events.tell(Some(name), &caller, EventKind::PauseLifted);

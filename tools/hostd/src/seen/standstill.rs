@@ -115,7 +115,11 @@ impl Standstill {
     pub(crate) fn resumed(&mut self, now: Instant) {
         self.questions.resumed(now);
         self.tries = self.disk_failed;
-        self.is_inherited = false;
+    }
+
+    /// The stall that an earlier service told of, while this one has seen nothing that ends it.
+    pub(crate) fn inherited(&self) -> Option<&Stall> {
+        self.stalls.now().filter(|_| self.is_inherited)
     }
 
     /// A look: what it changed.
@@ -173,7 +177,7 @@ impl Standstill {
             return Some(content.unwrap_or_else(late));
         }
         // What another service told holds until the guest has had time to ask.
-        self.is_inherited &= self.questions.may_ask_again(now);
+        self.is_inherited &= wanted == Wanted::Paused || self.questions.may_ask_again(now);
         let error = sight.error.filter(|_| self.disk_failed);
         if wanted == Wanted::Paused {
             // Nobody tries before its user lets it go on. So it is over when that is known: the content has come, or there
