@@ -23,6 +23,7 @@ const PACKAGES: [(&str, &str); 33] = [
     ("getfattr", "attr"),
     ("head", "coreutils"),
     ("mke2fs", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("mount", "mount"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdinfo", "libnbd-bin"),

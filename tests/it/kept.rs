@@ -4,6 +4,7 @@ mod load;
 mod users;
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use harness::{Background, Shale, need_root, run};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::seen::{check_metrics, metric};
 
 /// How long what happens at once may take on a busy machine.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -144,6 +147,13 @@ fn privileged_a_mount_of_the_service_is_made_listed_and_ended() -> Result<()> {
     let overlay = ["--disk", "--overlay", "overlay", "--disk-size", "3G"];
     mounts.mount(&disk, &overlay)?;
     assert_eq!(disk.join("disk.raw").metadata()?.len(), 3 << 30);
+    File::open(disk.join("disk.raw"))?.read_exact_at(&mut [0; 4096], 4096)?;
+    let counted = run(mounts.shale.command().args(["host", "metrics"]))?;
+    check_metrics(&counted)?;
+    for face in ["fuse_tree", "fuse_disk"] {
+        let name = format!("shale_read_duration_seconds_count{{face=\"{face}\"}}");
+        ensure!(metric(&counted, &name)? >= 1.0, "{counted}");
+    }
     let listed = mounts.listed()?;
     let shown = |n: usize| (&listed[n]["directory"], &listed[n]["shows"]);
     let path = |path: &Path| Value::from(path.to_str().unwrap_or_default());
@@ -189,12 +199,12 @@ fn privileged_a_mount_of_the_service_is_made_listed_and_ended() -> Result<()> {
     assert_eq!(state(1)?, "unmounted");
     mounts.mount(&tree, &[])?;
     assert_eq!(mounts.listed()?.len(), 3);
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut [0; 7], 0)?;
+    file.read_exact_at(&mut [0; 7], 0)?;
     drop(file);
     wait_until("the first is gone", || Ok(mounts.listed()?.len() == 2))?;
     let file = File::open(tree.join("file"))?;
     run(mounts.umount(&tree).arg("--force"))?;
-    ensure!(std::os::unix::fs::FileExt::read_at(&file, &mut [0], 0).is_err());
+    ensure!(file.read_at(&mut [0], 0).is_err());
     drop(file);
     run(&mut mounts.umount(&disk))?;
     ensure!(mounts.listed()?.is_empty());

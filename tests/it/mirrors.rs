@@ -294,3 +294,156 @@ fn privileged_boot_a_machine_keeps_its_mirrors_and_shows_what_came_from_where() 
     mirror.server.terminate()?;
     registry.server.terminate()
 }
+
+/// A registry that speaks TLS with a certificate of its own, wants tokens, and logs every request.
+struct Guarded {
+    registry: Registry,
+    home: Shale,
+    fingerprint: String,
+    /// The files with its tokens, by what they allow.
+    reader: PathBuf,
+    writer: PathBuf,
+}
+
+impl Guarded {
+    fn start() -> Result<Self> {
+        let home = Shale::new()?;
+        let token = |scope: &str| -> Result<PathBuf> {
+            let mut create = home.command();
+            create.args(["token", "create", scope, "--scope", scope]);
+            let file = home.home().join(format!("{scope}.token"));
+            fs::write(&file, run(&mut create)?)?;
+            Ok(file)
+        };
+        let (reader, writer) = (token("read")?, token("write")?);
+        let log = ["--log-format", "json", "--log-level", "debug"];
+        let registry =
+            Registry::start_with(&home, 0, &[&["--tls-self-signed"], &log[..]].concat())?;
+        let said = fs::read_to_string(home.home().join("log"))?;
+        let fingerprint = said.split("fingerprint ").nth(1);
+        let fingerprint = fingerprint.and_then(|rest| rest.split('"').next());
+        Ok(Self {
+            fingerprint: fingerprint.context("its fingerprint")?.to_owned(),
+            registry,
+            reader,
+            writer,
+            home,
+        })
+    }
+
+    /// How many parts of packs it was asked for, by the status of its answers.
+    fn packs(&self) -> Result<BTreeMap<u64, usize>> {
+        let said = fs::read_to_string(self.home.home().join("log"))?;
+        let mut answers = BTreeMap::new();
+        for line in said.lines() {
+            let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+            let route = line["span"]["route"].as_str().unwrap_or_default();
+            let is_read = line["span"]["method"] == "GET";
+            if is_read && route.contains("/packs/") {
+                let status = line["status"].as_u64().context("its status")?;
+                *answers.entry(status).or_default() += 1;
+            }
+        }
+        Ok(answers)
+    }
+}
+
+#[test]
+fn a_mirror_has_a_token_and_a_certificate_of_its_own() -> Result<()> {
+    let (home, author, guarded) = (Shale::new()?, Shale::new()?, Guarded::start()?);
+    let registry = Registry::start(&home, 0)?;
+    let mut random = Random::printed("mirror");
+    for name in ["one", "two", "three"] {
+        let tree = author.home().join(name);
+        fs::create_dir(&tree)?;
+        fs::write(tree.join("file"), random.bytes(4 << 20))?;
+        let mut push = author.command();
+        let reference = registry.name(&format!("test/{name}"));
+        run(push.arg("push").arg(&tree).arg(&reference))?;
+        let mut push = author.command();
+        push.args(["--repository", &guarded.registry.url(), "--fingerprint"]);
+        push.arg(&guarded.fingerprint).arg("--token-file");
+        push.arg(&guarded.writer).arg("push").arg(&tree);
+        run(push.arg(format!("test/{name}")))?;
+    }
+
+    let host = Shale::new()?;
+    let settings = host.home().join("settings.toml");
+    let mirror = guarded.registry.url();
+    let token = host.home().join("token");
+    let section = format!(
+        "mirrors = [\"{mirror}\"]\n[registry.\"{mirror}\"]\nfingerprint = \"{}\"\n",
+        guarded.fingerprint
+    );
+    let shale = |args: &[&str]| {
+        let mut command = host.command();
+        command.env("SHALE_CONFIG", &settings).args(args);
+        command
+    };
+    // Without a token it denies, and all comes from the registry.
+    fs::write(&settings, &section)?;
+    let one = registry.name("test/one");
+    run(&mut shale(&["export", &one, "denied.raw"]))?;
+    let answers = guarded.packs()?;
+    ensure!(!answers.contains_key(&206), "{answers:?}");
+    let with_token = format!("{section}token-file = \"{}\"\n", token.display());
+    fs::write(&settings, with_token)?;
+    fs::copy(&guarded.reader, &token)?;
+    fs::remove_dir_all(host.home().join(".cache"))?;
+    run(&mut shale(&["export", &one, "disk.raw"]))?;
+    let answers = guarded.packs()?;
+    ensure!(answers.get(&206) > Some(&0), "{answers:?}");
+    let mut compare = std::process::Command::new("cmp");
+    run(compare
+        .args(["denied.raw", "disk.raw"])
+        .current_dir(host.home()))?;
+
+    let shown = run(&mut shale(&["config", "show", "--origin"]))?;
+    for key in ["mirrors", &format!("registry.\"{mirror}\".token-file")] {
+        let mut rows = shown.lines();
+        let row = rows.find(|line| line.starts_with(&format!("{key} ")));
+        let row = row.with_context(|| format!("{key}: {shown}"))?;
+        ensure!(row.contains("settings.toml"), "{row}");
+    }
+    let said = through_the_service(&guarded, &host, &registry, &shale)?;
+    let secret = fs::read_to_string(&guarded.reader)?;
+    for text in [
+        shown,
+        said,
+        fs::read_to_string(guarded.home.home().join("log"))?,
+    ] {
+        ensure!(!text.contains(secret.trim()), "{text}");
+    }
+    guarded.registry.server.terminate()?;
+    registry.server.terminate()
+}
+
+/// The service of the host is told where the token is, and reads it again when it was replaced. What it logs.
+fn through_the_service(
+    guarded: &Guarded,
+    host: &Shale,
+    registry: &Registry,
+    shale: &dyn Fn(&[&str]) -> std::process::Command,
+) -> Result<String> {
+    let log = host.home().join("service.log");
+    let mut service = shale(&["host", "run", "--log-level", "debug"]);
+    let service = Background::start(service.stderr(fs::File::create(&log)?))?;
+    wait_for_file(&host.home().join(".state/run/host.sock"))?;
+    fs::write(host.home().join("token"), "shale_of_no_use")?;
+    let before = guarded.packs()?.get(&206).copied();
+    run(&mut shale(&["precache", &registry.name("test/two")]))?;
+    let after = guarded.packs()?.get(&206).copied();
+    ensure!(
+        before == after,
+        "a wrong token is let in: {before:?}, {after:?}"
+    );
+    fs::copy(&guarded.reader, host.home().join("token"))?;
+    // It is left alone for a second or two.
+    sleep(Duration::from_secs(4));
+    run(&mut shale(&["precache", &registry.name("test/three")]))?;
+    let answers = guarded.packs()?;
+    ensure!(answers.get(&206).copied() > after, "{answers:?}");
+    run(&mut shale(&["host", "stop"]))?;
+    drop(service);
+    Ok(fs::read_to_string(&log)?)
+}

@@ -5,6 +5,7 @@ mod clock;
 mod commit;
 mod damaged;
 mod dying;
+mod file_snapshots;
 mod forecast;
 mod kills;
 mod localize;

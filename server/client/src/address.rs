@@ -39,7 +39,7 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let error = || AddressError(text.chars().take(200).collect());
+        let error = || AddressError(without_secret(text));
         let url = match text.contains("://") {
             true => text.to_owned(),
             false => format!("https://{text}"),
@@ -57,6 +57,18 @@ impl FromStr for Address {
         }
         Ok(Self(url))
     }
+}
+
+/// A text that is no address, for people and logs: what may be a password is left out.
+fn without_secret(text: &str) -> String {
+    let shown = match text.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme = before.find("://").map_or("", |at| &before[..at + 3]);
+            format!("{scheme}..@{host}")
+        }
+        None => text.to_owned(),
+    };
+    shown.chars().take(200).collect()
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -100,6 +112,17 @@ mod tests {
         ];
         for text in cases {
             assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_not_repeated() {
+        for text in ["https://me:secret@a", "me:secret@a", "ftp://secret@a"] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(
+                !error.contains("secret") && error.contains("..@a"),
+                "{error}"
+            );
         }
     }
 }

@@ -8,7 +8,7 @@ use shale_model::{
 };
 use shale_wire::{BootSetInfo, Code, encode_ids, route};
 
-use crate::call::{Call, CallBody, Why};
+use crate::call::{Call, CallBody, Why, WrongAnswer};
 use crate::remote::RemoteRegistry;
 
 /// Largest answer, in bytes.
@@ -70,12 +70,9 @@ impl RemoteRegistry {
         match fits {
             true => Ok(Some(info.into())),
             false => {
-                let action = format!(
-                    "{} at {}: it has impossible sizes",
-                    call.action,
-                    self.address()
-                );
-                Err(SeamError::new(Trouble::Integrity, action))
+                let action = format!("{} at {}", call.action, self.address());
+                let wrong = WrongAnswer::saying("it has impossible sizes");
+                Err(SeamError::caused(Trouble::Integrity, action, wrong))
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What is asked of a registry, and what it answers.
 
+use std::error::Error;
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use shale_model::with_causes;
 use shale_wire::Problem;
 
 /// Bytes of a file read and sent at once.
@@ -132,11 +135,51 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
+/// What a registry answered is no answer to what it was asked, whatever the reason: it is the cause of each
+/// [`shale_model::Trouble::Integrity`] that a client finds by itself.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{text}")]
+pub struct WrongAnswer {
+    text: String,
+    #[source]
+    cause: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl WrongAnswer {
+    /// One that is wrong as this text says.
+    pub fn saying(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            cause: None,
+        }
+    }
+
+    /// One that cannot be read.
+    pub(crate) fn unreadable(cause: impl Error + Send + Sync + 'static) -> Self {
+        Self {
+            text: "the answer is wrong".into(),
+            cause: Some(Arc::new(cause)),
+        }
+    }
+}
+
 /// Why there is no good answer.
 pub(crate) struct NoAnswer {
     pub(crate) why: Why,
     /// How often it was asked.
     pub(crate) attempts: u32,
+}
+
+/// For people, without what was asked.
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::Problem(problem) | Why::Foreign(problem) => {
+                write!(f, "it answers {}: {}", problem.status, problem.title)
+            }
+            Why::Wrong(error) | Why::Silence(error) => f.write_str(&with_causes(error)),
+        }
+    }
 }
 
 /// Kinds of no answer.

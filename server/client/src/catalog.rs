@@ -7,7 +7,7 @@ use shale_model::{
 use shale_wire::limits::{MAX_REF_PAGE, MAX_REF_PAGE_BYTES};
 use shale_wire::{Code, RefPage, route};
 
-use crate::call::{Call, Why};
+use crate::call::{Call, Why, WrongAnswer};
 use crate::remote::RemoteRegistry;
 
 /// Most references of a listing: it is held in memory, and a registry that never ends is not believed.
@@ -105,7 +105,7 @@ impl RemoteRegistry {
     }
 
     fn untrue(&self, what: &str) -> SeamError {
-        let action = format!("ask {}: {what}", self.address());
-        SeamError::new(Trouble::Integrity, action)
+        let action = format!("ask {}", self.address());
+        SeamError::caused(Trouble::Integrity, action, WrongAnswer::saying(what))
     }
 }

@@ -5,12 +5,13 @@ use http::header::{CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method};
 use shale_model::limits::MAX_PACK_BYTES;
 use shale_model::{
-    BoxFuture, ChunkId, Fetch, ID_LEN, Location, PackId, SeamError, SeamResult, Trouble,
+    BoxFuture, ChunkId, Fetch, Hearing, ID_LEN, Location, PackId, SeamError, SeamResult, Silence,
+    Trouble,
 };
 use shale_wire::limits::MAX_IDS;
 use shale_wire::{decode_locations, encode_ids, route};
 
-use crate::call::{Answer, Call, CallBody};
+use crate::call::{Answer, Call, CallBody, WrongAnswer};
 use crate::remote::RemoteRegistry;
 
 /// Bytes of a table of locations for each chunk, if each lies in another pack, and its head.
@@ -52,10 +53,17 @@ impl Fetch for RemoteRegistry {
                 .max_answer(len);
             let answer = self.answer_on_runtime(call).await?;
             check_range(&answer, offset, end).map_err(|(trouble, why)| {
-                SeamError::new(trouble, format!("{action} at {}: {why}", self.address()))
+                let action = format!("{action} at {}", self.address());
+                SeamError::caused(trouble, action, WrongAnswer::saying(why))
             })?;
             Ok(answer.body)
         })
+    }
+}
+
+impl Hearing for RemoteRegistry {
+    fn silence(&self) -> Option<Silence> {
+        self.transport().heard().silence()
     }
 }
 
@@ -63,7 +71,11 @@ impl RemoteRegistry {
     /// Asks on the runtime, so that the caller may be on any.
     async fn answer_on_runtime(&self, call: Call) -> SeamResult<Answer> {
         let this = self.clone();
-        let asked = async move { this.transport().answer_to(&call, this.asks()).await };
+        let asked = async move {
+            let transport = this.transport();
+            let _open = transport.heard().asked();
+            transport.answer_to(&call, this.asks()).await
+        };
         let answer = self.on_runtime(asked).await;
         answer.map_err(|error| match error.trouble {
             // A registry that fails inside is like one that does not answer: a reader goes on waiting.

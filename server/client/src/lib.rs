@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `address`, `trust`, `settings` | which registry, why it is believed, how long it is waited for |
 //! | `transport`, `backoff`, `call` | one request with its deadlines and repetitions |
-//! | `remote`, `catalog`, `fetch` | reading |
+//! | `remote`, `catalog`, `fetch`, `heard` | reading, and whether anything is heard meanwhile |
 //! | `push`, `spool`, `uploads` | pushing |
 
 mod address;
@@ -19,6 +19,7 @@ mod boot_sets;
 mod call;
 mod catalog;
 mod fetch;
+mod heard;
 mod push;
 mod remote;
 mod settings;
@@ -28,6 +29,7 @@ mod trust;
 mod uploads;
 
 pub use address::{Address, AddressError};
+pub use call::WrongAnswer;
 pub use push::RemotePush;
 pub use remote::RemoteRegistry;
 pub use settings::{Deadlines, Settings, SetupError};

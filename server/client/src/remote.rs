@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::address::Address;
-use crate::call::Call;
+use crate::call::{Call, WrongAnswer};
 use crate::push::RemotePush;
 use crate::settings::{Settings, SetupError};
 use crate::transport::Transport;
@@ -131,8 +131,8 @@ impl RemoteRegistry {
         action: &str,
         error: impl std::error::Error + Send + Sync + 'static,
     ) -> SeamError {
-        let action = format!("{action} at {}: the answer is wrong", self.address());
-        SeamError::caused(Trouble::Integrity, action, error)
+        let action = format!("{action} at {}", self.address());
+        SeamError::caused(Trouble::Integrity, action, WrongAnswer::unreadable(error))
     }
 }
 

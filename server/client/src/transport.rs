@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::address::Address;
 use crate::backoff::pause;
-use crate::call::{Answer, Call, CallBody, NoAnswer, Pace, Why, time_for};
+use crate::call::{Answer, Call, CallBody, NoAnswer, Pace, Why, WrongAnswer, time_for};
+use crate::heard::Heard;
 use crate::remote::Asks;
 use crate::settings::{Deadlines, Settings, SetupError};
 use crate::trust::{no_tls_config, tls_config};
@@ -38,6 +39,7 @@ pub(crate) struct Transport {
     client: Client,
     address: Address,
     deadlines: Deadlines,
+    heard: Heard,
 }
 
 impl Transport {
@@ -69,7 +71,13 @@ impl Transport {
             client,
             address: settings.address,
             deadlines: settings.deadlines,
+            heard: Heard::default(),
         })
+    }
+
+    /// What was heard of the registry.
+    pub(crate) fn heard(&self) -> &Heard {
+        &self.heard
     }
 
     /// Asks until there is an answer or the time to give up has come.
@@ -82,7 +90,7 @@ impl Transport {
         let asked = match asks {
             Asks::Again => self.ask(call).await,
             Asks::Once => {
-                let asked = self.attempt(call).await;
+                let asked = self.heard_attempt(call).await;
                 let attempts = 1;
                 asked.map_err(|(why, _)| NoAnswer { why, attempts })
             }
@@ -94,7 +102,7 @@ impl Transport {
     pub(crate) async fn ask(&self, call: &Call) -> Result<Answer, NoAnswer> {
         let started = Instant::now();
         for attempt in 0.. {
-            let (why, asked) = match self.attempt(call).await {
+            let (why, asked) = match self.heard_attempt(call).await {
                 Ok(answer) => return Ok(answer),
                 Err(no) => no,
             };
@@ -128,6 +136,15 @@ impl Transport {
         })
     }
 
+    /// Asks once, and notes what comes of it.
+    async fn heard_attempt(&self, call: &Call) -> Result<Answer, (Why, Option<Duration>)> {
+        let asked = self.attempt(call).await;
+        if let Err((why, _)) = &asked {
+            self.heard.failed(|| why.to_string());
+        }
+        asked
+    }
+
     /// Asks once. With an error comes the pause that the registry asked for.
     async fn attempt(&self, call: &Call) -> Result<Answer, (Why, Option<Duration>)> {
         let url = self.address.url(&call.path).map_err(|error| {
@@ -157,6 +174,7 @@ impl Transport {
     async fn judge(&self, call: &Call, response: Response) -> Result<Answer, Why> {
         let status = response.status();
         if status.is_success() {
+            self.heard.came();
             let (status, headers) = (status.as_u16(), response.headers().clone());
             let body = self.body(response, call.max_answer).await?;
             return Ok(Answer {
@@ -191,7 +209,8 @@ impl Transport {
     async fn body(&self, mut response: Response, max: u64) -> Result<Vec<u8>, Why> {
         let too_long = || {
             let text = format!("the answer has more than {max} bytes");
-            Why::Wrong(SeamError::new(Trouble::Integrity, text))
+            let wrong = WrongAnswer::saying(text.clone());
+            Why::Wrong(SeamError::caused(Trouble::Integrity, text, wrong))
         };
         let announced = response.content_length();
         if announced.is_some_and(|len| len > max) {
@@ -200,6 +219,7 @@ impl Transport {
         let until = Instant::now() + self.deadlines.first_byte + time_for(max);
         // Room is taken for what was announced, which is bounded by what was asked for.
         let mut body = Vec::with_capacity(announced.unwrap_or(0) as usize);
+        let is_good = response.status().is_success();
         loop {
             let until = until.min(Instant::now() + self.deadlines.idle);
             let piece = tokio::time::timeout_at(until, response.chunk()).await;
@@ -207,7 +227,12 @@ impl Transport {
                 Ok(Ok(Some(piece))) if body.len() as u64 + piece.len() as u64 > max => {
                     return Err(too_long());
                 }
-                Ok(Ok(Some(piece))) => body.extend_from_slice(&piece),
+                Ok(Ok(Some(piece))) => {
+                    if is_good {
+                        self.heard.came();
+                    }
+                    body.extend_from_slice(&piece);
+                }
                 Ok(Ok(None)) => return Ok(body),
                 Ok(Err(error)) => {
                     let text = "the answer was cut off";

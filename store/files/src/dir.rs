@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -209,24 +209,37 @@ impl LockFiles for DirFiles {
             Ok(()) => Ok(Lock::new(file)),
             Err(Errno::WOULDBLOCK) => Err(LockError::Held {
                 path: path.below(&self.shown),
-                by: holders(&file),
+                by: holders(
+                    "FLOCK",
+                    rustix::fs::fstat(&file).map_or(0, |stat| stat.st_ino),
+                ),
             }),
             Err(errno) => Ok(self.at(Operation::Lock, path, Err(errno))?),
         }
     }
 }
 
-/// Who holds the flock of `file`, from the kernel's own table (`proc_locks(5)`): text in the lock's file
+/// Who holds a lock of fcntl(2) on the file at `path`, for people, as [`LockError::Held`] says it. The file is not opened:
+/// closing it would end the locks that this process has on it.
+pub fn record_lock_holders(path: &Path) -> String {
+    holders(
+        "POSIX",
+        rustix::fs::stat(path).map_or(0, |stat| stat.st_ino),
+    )
+}
+
+/// Who holds a lock of this kind on a file, from the kernel's own table (`proc_locks(5)`): text in the lock's file
 /// would outlive its writer. The table shows processes of the same PID namespace only.
-fn holders(file: impl AsFd) -> String {
+fn holders(kind: &str, inode: u64) -> String {
     let table = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let inode = rustix::fs::fstat(file).map_or(0, |stat| stat.st_ino);
     let suffix = format!(":{inode}");
     // `1: FLOCK  ADVISORY  READ 4711 08:01:1234 0 EOF`; a waiting one has `->` after the number.
     let pids = table.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         match fields[..] {
-            [_, "FLOCK", _, _, pid, at, ..] if at.ends_with(&suffix) => pid.parse::<u32>().ok(),
+            [_, found, _, _, pid, at, ..] if found == kind && at.ends_with(&suffix) => {
+                pid.parse::<u32>().ok()
+            }
             _ => None,
         }
     });

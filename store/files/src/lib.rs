@@ -30,7 +30,7 @@ mod memory;
 mod path;
 mod seam;
 
-pub use dir::DirFiles;
+pub use dir::{DirFiles, record_lock_holders};
 pub use durable::{TempFile, create_dirs, put_durably, read_file, remove_durably};
 pub use error::{FileError, FileResult, Operation};
 pub use faulty::{Fault, FaultyFiles};

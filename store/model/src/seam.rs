@@ -14,6 +14,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::boot_set::BootSet;
 use crate::id::{ChunkId, LayerId, PackId, TemplateId};
@@ -84,6 +85,21 @@ impl SeamError {
 
 /// Results from behind a seam.
 pub type SeamResult<T> = Result<T, SeamError>;
+
+/// A source that was asked and has not given anything for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    /// For how long.
+    pub time: Duration,
+    /// What the last attempt came to, where it came to something.
+    pub failure: Option<String>,
+}
+
+/// What is known of a source while its answers are waited for.
+pub trait Hearing: Send + Sync {
+    /// Since when nothing came of it, if somebody waits for something.
+    fn silence(&self) -> Option<Silence>;
+}
 
 /// Where a push goes: the local repository, or a registry.
 ///

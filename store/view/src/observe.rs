@@ -65,11 +65,8 @@ pub trait Observer: Send + Sync {
     /// A second request is sent, or was faster.
     fn hedged(&self, hedge: Hedge);
 
-    /// A read begins to wait for a fetch; a number by which its end is told.
-    fn wait_begins(&self) -> u64;
-
-    /// The read of this number goes on.
-    fn wait_ends(&self, number: u64);
+    /// What is told how long reads wait, and for what.
+    fn waits(&self) -> &Waits;
 }
 
 /// Sums over reads.
@@ -144,11 +141,6 @@ impl Counters {
         }
     }
 
-    /// How long reads waited, and for what.
-    pub fn waits(&self) -> &Waits {
-        &self.waits
-    }
-
     /// Time during which at least one read waited for a fetch.
     pub fn waited(&self) -> Duration {
         self.waits.total()
@@ -208,12 +200,8 @@ impl Observer for Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn wait_begins(&self) -> u64 {
-        self.waits.begins()
-    }
-
-    fn wait_ends(&self, number: u64) {
-        self.waits.ends(number);
+    fn waits(&self) -> &Waits {
+        &self.waits
     }
 }
 
@@ -228,7 +216,7 @@ pub(crate) struct WaitGuard<'a> {
 impl<'a> WaitGuard<'a> {
     pub(crate) fn begin(observer: &'a dyn Observer, waits: Arc<Waits>) -> Self {
         Self {
-            observed: observer.wait_begins(),
+            observed: observer.waits().begins(),
             observer,
             number: waits.begins(),
             waits,
@@ -238,7 +226,7 @@ impl<'a> WaitGuard<'a> {
 
 impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
-        self.observer.wait_ends(self.observed);
+        self.observer.waits().ends(self.observed);
         self.waits.ends(self.number);
     }
 }

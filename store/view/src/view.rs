@@ -92,6 +92,12 @@ impl View {
         }
         let observer = self.reader.observer();
         let _waiting = WaitGuard::begin(observer, self.waits.clone());
+        let fetched = self.fetch(&misses, buffer);
+        self.reader.listening(fetched).await
+    }
+
+    /// Brings what is not here.
+    async fn fetch(&self, misses: &[Miss], buffer: &mut [u8]) -> DeviceResult<()> {
         // All but the first fly on their own; awaiting them in order waits for the slowest only.
         let flights: Vec<_> = misses[1..]
             .iter()

@@ -57,7 +57,7 @@ pub struct Waiting {
     pub since: Instant,
     /// What they wait for.
     pub cause: WaitCause,
-    /// What the last fetch that failed said, if it is since then that nothing came.
+    /// What the last fetch that failed said, if it is since then that nothing came; or that nobody says anything.
     pub reason: Option<String>,
 }
 
@@ -74,13 +74,18 @@ struct State {
     /// Up to when the time is in the sums, while one waits.
     counted: Option<Instant>,
     failure: Option<(WaitCause, String)>,
+    /// What is said of sources that are silent, while they are.
+    silence: Option<String>,
     sums: BTreeMap<WaitCause, Duration>,
 }
 
 impl State {
     fn cause(&self) -> WaitCause {
-        let failure = self.failure.as_ref();
-        failure.map_or(WaitCause::Transfer, |(cause, _)| *cause)
+        match (&self.failure, &self.silence) {
+            (Some((cause, _)), _) => *cause,
+            (None, Some(_)) => WaitCause::Unavailable,
+            (None, None) => WaitCause::Transfer,
+        }
     }
 
     /// Adds the time since it was last done to the cause of now.
@@ -111,7 +116,7 @@ impl Waits {
         state.begun.remove(&number);
         if state.begun.is_empty() {
             state.counted = None;
-            state.failure = None;
+            (state.failure, state.silence) = (None, None);
         }
     }
 
@@ -128,9 +133,18 @@ impl Waits {
     /// Something came.
     pub fn came(&self) {
         let mut state = self.state();
-        if state.failure.is_some() {
+        if state.failure.is_some() || state.silence.is_some() {
             state.count();
-            state.failure = None;
+            (state.failure, state.silence) = (None, None);
+        }
+    }
+
+    /// No source that is asked says anything, for this reason; or one does.
+    pub fn silent(&self, reason: Option<&str>) {
+        let mut state = self.state();
+        if !state.begun.is_empty() {
+            state.count();
+            state.silence = reason.map(str::to_owned);
         }
     }
 
@@ -141,7 +155,10 @@ impl Waits {
         Some(Waiting {
             since: *since,
             cause: state.cause(),
-            reason: state.failure.as_ref().map(|(_, reason)| reason.clone()),
+            reason: {
+                let failure = state.failure.as_ref().map(|(_, reason)| reason);
+                failure.or(state.silence.as_ref()).cloned()
+            },
         })
     }
 
@@ -199,5 +216,37 @@ mod tests {
         advance(8 * SECOND).await;
         assert_eq!(waits.now(), None);
         assert_eq!(waits.total(), 7 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_a_cause_until_something_is_heard_or_known_to_be_wrong() {
+        let waits = Waits::default();
+        waits.silent(Some("nobody waits for it"));
+        let read = waits.begins();
+        assert_eq!(waits.now().unwrap().reason, None);
+        advance(SECOND).await;
+        waits.silent(Some("a is silent"));
+        let now = waits.now().unwrap();
+        assert_eq!(now.cause, WaitCause::Unavailable);
+        assert_eq!(now.reason.as_deref(), Some("a is silent"));
+        advance(SECOND).await;
+        waits.failed(Trouble::Denied, "no");
+        assert_eq!(waits.now().unwrap().reason.as_deref(), Some("no"));
+        advance(SECOND).await;
+        waits.came();
+        assert_eq!(waits.now().unwrap().cause, WaitCause::Transfer);
+        waits.silent(Some("again"));
+        waits.silent(None);
+        assert_eq!(waits.now().unwrap().cause, WaitCause::Transfer);
+        waits.ends(read);
+        let causes = [
+            WaitCause::Transfer,
+            WaitCause::Unavailable,
+            WaitCause::Denied,
+        ];
+        assert_eq!(
+            waits.sums(),
+            BTreeMap::from(causes.map(|cause| (cause, SECOND)))
+        );
     }
 }

@@ -134,7 +134,7 @@ fn of_two_pushes_at_once_the_second_is_told_to_come_later() -> Result<()> {
     input.write_all(&[0; 1024])?;
     drop(input);
     let status = first.wait()?;
-    second.expect(5, "in use")?;
+    second.expect(5, &format!("in use by process {} (shale)", first.id()))?;
     ensure!(status.success(), "the first ended with {status}");
     limited(&shale, &["push", &source, "test/second"], b"")?.expect(0, "")
 }

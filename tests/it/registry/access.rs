@@ -10,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use serde_json::Value;
 
 use super::{CONFLICT, DENIED};
 
@@ -96,7 +97,7 @@ fn a_registry_with_tls_and_tokens_lets_in_those_who_have_them() -> Result<()> {
     let log = fs::read_to_string(home.home().join("log"))?;
     let fingerprint = log
         .lines()
-        .find_map(|line| line.strip_prefix("fingerprint "));
+        .find_map(|line| Some(line.split_once("fingerprint ")?.1));
     let fingerprint = fingerprint
         .context("the fingerprint is printed")?
         .to_owned();
@@ -205,5 +206,50 @@ fn a_certificate_is_believed_when_the_system_trusts_its_authority() -> Result<()
     assert_eq!(code, Some(DENIED), "another authority: {said}");
     let (code, said) = push("127.0.0.1", &made.authority)?;
     assert_eq!(code, Some(DENIED), "another name: {said}");
+    registry.server.terminate()
+}
+
+#[test]
+fn the_log_of_a_registry_names_the_request_of_which_its_client_tells() -> Result<()> {
+    let (home, author) = (Shale::new()?, Shale::new()?);
+    let token = author.home().join("token");
+    let create = ["token", "create", "reader", "--scope", "read"];
+    fs::write(&token, run(home.command().args(create))?)?;
+    let json = ["--log-format", "json", "--log-level", "debug"];
+    let registry = Registry::start_with(&home, 0, &json)?;
+    let source = author.home().join("tree");
+    fs::create_dir(&source)?;
+    let mut push = author.command();
+    push.arg("--token-file")
+        .arg(&token)
+        .arg("push")
+        .arg(&source);
+    let output = push.arg(registry.name("test/tree")).output()?;
+    assert_eq!(output.status.code(), Some(DENIED), "{output:?}");
+    let said = String::from_utf8(output.stderr)?;
+    let id = said
+        .split_once("(request ")
+        .and_then(|(_, rest)| rest.split_once(')'));
+    let (id, _) = id.with_context(|| format!("a request: {said}"))?;
+
+    let log = fs::read_to_string(home.home().join("log"))?;
+    let secret = fs::read_to_string(&token)?;
+    ensure!(!log.contains(secret.trim()), "{log}");
+    let mut found = None;
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        if line["span"]["request"] == id {
+            found = Some(line);
+        }
+    }
+    let found = found.with_context(|| format!("{id} in {log}"))?;
+    ensure!(
+        found["level"] == "WARN" && found["status"] == 403 && found["message"] == "failed",
+        "{found}"
+    );
+    ensure!(
+        found["seconds"].is_number() && found["failure"].is_string(),
+        "{found}"
+    );
     registry.server.terminate()
 }

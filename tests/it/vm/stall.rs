@@ -1,6 +1,7 @@
 //! A guest whose disk cannot answer stands still, with a reason that can be seen, and goes on by itself.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ fn privileged_boot_a_guest_stands_still_while_its_registry_is_gone_or_its_disk_i
     let read = format!("set -e; {READ} > /dev/null; {READ} | md5sum");
     let (registry, said) = beside(&vms, &read, || without_its_registry(&vms, &home, port))?;
     ensure!(said == expected, "not {expected}: {said}");
-    told(&vms, &["transfer", "unavailable"])?;
+    told(&vms, &["unavailable"])?;
 
     let write = "dd if=/dev/urandom of=/root/written bs=1M count=64 status=none; sync; \
                  cp /root/written /root/copy; sync; echo 3 > /proc/sys/vm/drop_caches; \
@@ -107,7 +108,9 @@ fn told(vms: &Vms, causes: &[&str]) -> Result<()> {
         let behind = events
             .iter()
             .filter(|event| event["id"].as_u64() > stalled["id"].as_u64());
-        let mut ends = behind.filter(|event| event["kind"] == "going_on");
+        // One that its user had paused then does not go on by itself.
+        let ends = ["going_on", "stall_over"];
+        let mut ends = behind.filter(|event| ends.iter().any(|kind| event["kind"] == *kind));
         if let Some(end) = ends.next() {
             break (stalled, end["after_seconds"].as_f64().unwrap_or_default());
         }
@@ -257,9 +260,11 @@ fn beside<T>(vms: &Vms, script: &str, work: impl FnOnce() -> Result<T>) -> Resul
     })
 }
 
-/// The guest, whose reads find no registry, is paused with its reason. Then the registry is there again.
+/// The guest, whose registry takes connections and says nothing, and then is not there at all, is paused with its reason.
+/// Then the registry is there again.
 fn without_its_registry(vms: &Vms, home: &Shale, port: u16) -> Result<Registry> {
     let begun = Instant::now();
+    let silent = silence(port)?;
     wait_for_state(vms, "paused")?;
     let shown = vms.run(&["ls"])?;
     ensure!(
@@ -267,28 +272,99 @@ fn without_its_registry(vms: &Vms, home: &Shale, port: u16) -> Result<Registry> 
         "{shown}"
     );
     // The service looks every second; the next one tells the end of what this one has told.
-    while of_kind(&events(vms, &["a"])?, "stalled").is_err() {
-        ensure!(begun.elapsed() < OUTAGE, "no stall is told");
+    // It is known long before the client, which has nobody else to ask, gives up.
+    let is_silent = |event: &Value| {
+        let reason = event["reason"].as_str().unwrap_or_default();
+        event["cause"] == "unavailable" && reason.contains("silent for")
+    };
+    loop {
+        let events = events(vms, &["a"])?;
+        if events.iter().any(is_silent) {
+            break;
+        }
+        ensure!(begun.elapsed() < OUTAGE, "no silence is told: {events:?}");
         sleep(Duration::from_millis(200));
     }
+    drop(silent);
     // It cannot go on, and says so; nor does another service forget why it stands still.
     let resume = vms.command(&["resume", "a"]).output()?;
     ensure!(resume.status.code() == Some(UNAVAILABLE), "{resume:?}");
     vms.kill_service()?;
     sleep(OUTAGE.saturating_sub(begun.elapsed()));
     wait_for_state(vms, "paused")?;
-    // Whoever pauses it keeps it paused.
+    // Whoever pauses it keeps it paused, and whoever lets it go on does not end the stall.
     vms.run(&["pause", "a"])?;
+    both(vms)?;
+    let resume = vms.command(&["resume", "a"]).output()?;
+    ensure!(resume.status.code() == Some(UNAVAILABLE), "{resume:?}");
+    of_kind(&events(vms, &["a"])?, "pause_lifted")?;
+    vms.run(&["pause", "a"])?;
+    both(vms)?;
     let registry = Registry::start(home, port)?;
-    sleep(Duration::from_secs(5));
-    ensure!(vms.state("a")? == "paused", "it goes on unasked");
-    let _ = vms.run(&["resume", "a"]);
+    over(vms)?;
+    vms.run(&["resume", "a"])?;
     wait_for_state(vms, "running")?;
     println!(
         "the guest was without its registry for {:?}",
         begun.elapsed()
     );
     Ok(registry)
+}
+
+/// Takes connections to a port as long as it lives, and says nothing.
+fn silence(port: u16) -> Result<TcpListener> {
+    let begun = Instant::now();
+    // The connections of the registry that was there take a moment to be gone.
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if begun.elapsed() > Duration::from_secs(10) => return Err(error.into()),
+            Err(_) => sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// A machine that is stalled and that its user has paused is told as both.
+fn both(vms: &Vms) -> Result<()> {
+    let shown = vms.run(&["inspect", "a", "--format", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    ensure!(
+        shown["state"] == "paused" && shown["paused_by_user"] == true,
+        "{shown}"
+    );
+    ensure!(shown["disk"]["stalls"]["now"].is_object(), "{shown}");
+    let listed = vms.run(&["ls"])?;
+    ensure!(
+        listed.contains("paused (by its user; stalled, too: "),
+        "{listed}"
+    );
+    Ok(())
+}
+
+/// The stall of a machine that its user has paused is over, and it stays paused.
+fn over(vms: &Vms) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let events = events(vms, &["a"])?;
+        let stalled = events.iter().rposition(|event| event["kind"] == "stalled");
+        let behind = &events[stalled.context("a stall")?..];
+        let goes_on = of_kind(behind, "going_on");
+        ensure!(goes_on.is_err(), "nobody let it go on: {goes_on:?}");
+        if of_kind(behind, "stall_over").is_ok() {
+            break;
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(60), "{events:?}");
+        sleep(Duration::from_millis(200));
+    }
+    sleep(Duration::from_secs(3));
+    ensure!(vms.state("a")? == "paused", "it goes on unasked");
+    let shown = vms.run(&["inspect", "a", "--format", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    ensure!(
+        shown["paused_by_user"] == true && shown["disk"]["stalls"]["now"].is_null(),
+        "{shown}"
+    );
+    Ok(())
 }
 
 fn wait_for_state(vms: &Vms, wanted: &str) -> Result<()> {

@@ -9,20 +9,22 @@ use anyhow::Context as _;
 use clap::Args;
 use shale_client::{Address, AddressError, Settings as ClientSettings, Trust};
 use shale_files::{DirFiles, LockError};
-use shale_hostd::api::{Credentials, MAX_MIRRORS, Repository};
+use shale_hostd::api::{Credentials, MAX_MIRRORS, Mirror, Repository};
 use shale_hostd::{Composer, HostDirs, Image, Place, boot_id, private_dir, registry_url, supply};
 use shale_model::{Catalog, Platform, Reference, SeamResult, Sink, TemplateId, TemplateIndex};
 use shale_view::{
-    Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, Overlay, RetrySettings,
+    Cache, CacheError, CacheSettings, ChunkReader, Counters, MIN_CAP_BYTES, NamedFetch, Overlay,
+    RetrySettings,
 };
 use shale_wire::Fingerprint;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::failure::{Exit, Failure};
+use crate::logging::warn_in_log;
 use crate::output::{Format, bytes, note, parse_bytes};
 use crate::patience::{Patience, Patient, PatientSink};
 use crate::progress::ProgressMode;
-use crate::settings::{Flags, Settings, SettingsError};
+use crate::settings::{Flags, Settings, SettingsError, parse_mirrors};
 use crate::system::System;
 
 /// Caches beside the host's, for commands that run while the host service has that one: more than people start at
@@ -44,8 +46,10 @@ pub(crate) struct Global {
     /// Another registry that may have the same chunks, asked before the one that the references are of; may be given
     /// several times, or as a list with commas
     ///
-    /// Names come from the registry alone, and what a mirror sends is verified. A mirror is shown no token. What it
-    /// lacks, sends wrong or does not send comes from the next one, and at last from the registry.
+    /// Names come from the registry alone, and what a mirror sends is verified. What it lacks, sends wrong or does not send
+    /// comes from the next one, and at last from the registry. A mirror is shown no token but its own: the files of
+    /// settings have a section for each registry, [registry."URL"], with token-file and fingerprint. Without this option,
+    /// the mirrors of the files are asked (mirrors = ["URL", ...]), for the repository that is named there.
     #[arg(
         long = "mirror",
         global = true,
@@ -54,6 +58,9 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     mirrors: Vec<Address>,
+    /// Those of the files of settings, which are for the repository that is named there.
+    #[arg(skip)]
+    mirrors_of_files: Vec<Address>,
     /// Directory for what must survive: plans, instances, the local repository
     #[arg(long, global = true, env = "SHALE_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
@@ -88,7 +95,7 @@ pub(crate) struct Global {
 
 impl Global {
     /// The repository of --repository, or the local one.
-    fn repository(&self, dirs: &HostDirs) -> Repository {
+    fn repository(&self, dirs: &HostDirs, settings: &Settings) -> Repository {
         let directory = |path: &Path| Repository {
             address: path.to_string_lossy().into_owned(),
             ..Repository::default()
@@ -96,8 +103,8 @@ impl Global {
         match &self.repository {
             Some(url) if is_url(url) => Repository {
                 address: url.clone(),
-                credentials: self.credentials(),
-                mirrors: self.mirrors_of(url),
+                credentials: self.credentials(url, settings),
+                mirrors: self.mirrors_of(url, Named::Same, settings),
             },
             Some(path) => directory(&absolute(Path::new(path))),
             None => directory(&dirs.repository()),
@@ -106,40 +113,62 @@ impl Global {
 
     /// The registry that a reference names. It is shown the token if that is for it: if --repository is the same
     /// registry, or none.
-    fn registry(&self, host: &str) -> Result<Repository, AddressError> {
+    fn registry(&self, host: &str, settings: &Settings) -> Result<Repository, AddressError> {
         let address = registry_url(host)?;
-        let of_another = match &self.repository {
-            Some(url) if is_url(url) => url.parse::<Address>()?.to_string() != address,
-            _ => false,
+        let named = match &self.repository {
+            Some(url) if is_url(url) && url.parse::<Address>()?.to_string() != address => {
+                Named::Another
+            }
+            _ => Named::Same,
         };
-        let credentials = match of_another {
-            true => Credentials::default(),
-            false => self.credentials(),
+        let credentials = match named {
+            Named::Another => settings.credentials(&address),
+            Named::Same => self.credentials(&address, settings),
         };
         Ok(Repository {
-            mirrors: self.mirrors_of(&address),
+            mirrors: self.mirrors_of(&address, named, settings),
             address,
             credentials,
         })
     }
 
-    /// The mirrors of a registry, each once; it is none of its own.
-    fn mirrors_of(&self, registry: &str) -> Vec<String> {
-        let mut mirrors: Vec<String> = Vec::new();
-        for mirror in self.mirrors.iter().map(Address::to_string) {
-            if mirror != registry.trim_end_matches('/') && !mirrors.contains(&mirror) {
-                mirrors.push(mirror);
+    /// The mirrors of a registry, each once, with what opens it; it is none of its own.
+    fn mirrors_of(&self, registry: &str, named: Named, settings: &Settings) -> Vec<Mirror> {
+        let all = match (&self.mirrors[..], named) {
+            ([], Named::Same) => &self.mirrors_of_files,
+            _ => &self.mirrors,
+        };
+        let mut mirrors: Vec<Mirror> = Vec::new();
+        for address in all.iter().map(Address::to_string) {
+            let is_there = mirrors.iter().any(|mirror| mirror.address == address);
+            if address != registry.trim_end_matches('/') && !is_there {
+                let credentials = settings.credentials(&address);
+                mirrors.push(Mirror {
+                    address,
+                    credentials,
+                });
             }
         }
         mirrors
     }
 
-    fn credentials(&self) -> Credentials {
+    /// What opens the registry of --repository at this URL.
+    fn credentials(&self, url: &str, settings: &Settings) -> Credentials {
+        let of_section = settings.credentials(url);
+        let token_file = self.token_file.as_deref().map(absolute);
+        let fingerprint = self.fingerprint.map(|fingerprint| fingerprint.to_string());
         Credentials {
-            token_file: self.token_file.as_deref().map(absolute),
-            fingerprint: self.fingerprint.map(|fingerprint| fingerprint.to_string()),
+            token_file: token_file.or(of_section.token_file),
+            fingerprint: fingerprint.or(of_section.fingerprint),
         }
     }
+}
+
+/// Whether a registry is the one that the options and the files of settings are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Same,
+    Another,
 }
 
 /// The global options, with those of files and defaults filled in.
@@ -161,11 +190,9 @@ impl Context {
             settings.without_credentials_unless_for(repository);
         }
         let global = with_files(global, &settings)?;
-        if global.mirrors.len() > MAX_MIRRORS {
-            let text = format!(
-                "{} mirrors; the limit is {MAX_MIRRORS}",
-                global.mirrors.len()
-            );
+        let mirrors = global.mirrors.len().max(global.mirrors_of_files.len());
+        if mirrors > MAX_MIRRORS {
+            let text = format!("{mirrors} mirrors; the limit is {MAX_MIRRORS}");
             return Err(Failure::new(Exit::Usage, text).into());
         }
         let root = nix::unistd::geteuid().is_root();
@@ -217,7 +244,8 @@ impl Context {
 
     /// The repository that commands work on, unless a reference names a registry.
     pub(crate) fn place(&self) -> anyhow::Result<Place> {
-        self.places().open(&self.global.repository(&self.dirs))
+        self.places()
+            .open(&self.global.repository(&self.dirs, &self.settings))
     }
 
     /// The place that all of these references are of, for a command that writes chunks: a repository of this
@@ -241,8 +269,8 @@ impl Context {
             return Err(Failure::new(Exit::Usage, text).into());
         }
         match registry {
-            Some(registry) => Ok(self.global.registry(&registry)?),
-            None => Ok(self.global.repository(&self.dirs)),
+            Some(registry) => Ok(self.global.registry(&registry, &self.settings)?),
+            None => Ok(self.global.repository(&self.dirs, &self.settings)),
         }
     }
 
@@ -330,12 +358,12 @@ impl Context {
             patience: self.patience(&place),
             runtime: handle.clone(),
         });
-        let supply = supply(
-            &place,
-            (place_name(&place), fetch),
-            counters.clone(),
-            |fetch| fetch,
-        );
+        let registry = NamedFetch {
+            name: place_name(&place),
+            fetch,
+            hearing: place.hearing(),
+        };
+        let supply = supply(place.mirrors(), registry, counters.clone(), |fetch| fetch);
         let reader = ChunkReader::new(Arc::new(supply), cache, retry, handle.clone());
         let catalog = self.catalog(&place);
         let composer = Composer::new(catalog.clone(), reader.clone(), handle, plans);
@@ -380,28 +408,51 @@ impl Places {
     }
 
     fn remote(&self, repository: &Repository) -> anyhow::Result<Place> {
-        let Credentials {
-            token_file,
-            fingerprint,
-        } = &repository.credentials;
-        let mut settings = ClientSettings::new(repository.address.parse()?);
-        if let Some(path) = token_file {
-            let token = fs::read_to_string(path);
-            let token = token.with_context(|| format!("read the token `{}`", path.display()))?;
-            settings.token = Some(token.trim().to_owned());
-        }
-        if let Some(fingerprint) = fingerprint {
-            settings.trust = Trust::Pinned(fingerprint.parse()?);
-        }
+        let settings = client_settings(&repository.address, &repository.credentials)?;
         let spool = self.dirs.spool();
         private_dir(&spool).with_context(|| format!("make `{}`", spool.display()))?;
-        // Without the token: it is for the registry alone.
-        let mirrors = repository.mirrors.iter();
-        let mirrors = mirrors.map(|url| Ok(ClientSettings::new(url.parse()?)));
-        let mirrors = mirrors.collect::<Result<_, AddressError>>()?;
+        // Each with its own credentials: those of the registry are for that alone.
+        let mirrors = repository.mirrors.iter().map(|mirror| {
+            let Mirror {
+                address,
+                credentials,
+            } = mirror;
+            client_settings(address, credentials).or_else(|error| {
+                // No mirror is needed: without its token it denies, and is left alone.
+                let token_file = credentials.token_file.as_ref().ok_or(error)?;
+                let shown = token_file.display();
+                warn_in_log(&format!(
+                    "the mirror {address} is shown no token, as `{shown}` cannot be read"
+                ));
+                let credentials = Credentials {
+                    token_file: None,
+                    ..credentials.clone()
+                };
+                client_settings(address, &credentials)
+            })
+        });
+        let mirrors = mirrors.collect::<anyhow::Result<_>>()?;
         let runtime = self.runtime.clone();
         Ok(Place::remote(settings, mirrors, runtime, spool)?)
     }
+}
+
+/// How a registry is spoken to.
+fn client_settings(address: &str, credentials: &Credentials) -> anyhow::Result<ClientSettings> {
+    let Credentials {
+        token_file,
+        fingerprint,
+    } = credentials;
+    let mut settings = ClientSettings::new(address.parse()?);
+    if let Some(path) = token_file {
+        let token = fs::read_to_string(path);
+        let token = token.with_context(|| format!("read the token `{}`", path.display()))?;
+        settings.token = Some(token.trim().to_owned());
+    }
+    if let Some(fingerprint) = fingerprint {
+        settings.trust = Trust::Pinned(fingerprint.parse()?);
+    }
+    Ok(settings)
 }
 
 /// The directory of a repository, with what is above it made.
@@ -420,7 +471,11 @@ fn with_files(global: Global, settings: &Settings) -> anyhow::Result<Global> {
         None => None,
     };
     let text = |key| settings.text(key).map(str::to_owned);
+    // They were checked when the file was read.
+    let mirrors = settings.text("mirrors").map(parse_mirrors);
+    let mirrors = mirrors.transpose().map_err(anyhow::Error::msg)?;
     Ok(Global {
+        mirrors_of_files: mirrors.unwrap_or_default(),
         repository: global.repository.or_else(|| text("repository")),
         token_file: global.token_file.or_else(|| settings.path("token-file")),
         fingerprint: global.fingerprint.or(fingerprint),

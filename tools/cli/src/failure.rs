@@ -5,7 +5,7 @@ use std::io;
 use std::iter::successors;
 use std::process::ExitCode;
 
-use shale_client::{Deadlines, SetupError};
+use shale_client::{Deadlines, SetupError, WrongAnswer};
 use shale_files::{FileError, LockError};
 use shale_fusefs::MountError;
 use shale_hostd::{ComposeError, HostError, PlaceError};
@@ -153,7 +153,9 @@ fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
             PlaceError::Index(error) => Some(error),
             PlaceError::Remote(error) => Some(error),
             PlaceError::Seam(error) => Some(error),
-            PlaceError::Init { .. } | PlaceError::Open { .. } => None,
+            PlaceError::IndexInUse { .. } | PlaceError::Init { .. } | PlaceError::Open { .. } => {
+                None
+            }
         };
     }
     if let Some(error) = error.downcast_ref() {
@@ -235,6 +237,9 @@ fn of_others(error: &(dyn Error + 'static)) -> Advice {
     if let Some(CacheError::TooSmall(_)) = error.downcast_ref() {
         return exit(Exit::Usage).hint("give it more with --cache-size");
     }
+    if let Some(PlaceError::IndexInUse { .. }) = error.downcast_ref() {
+        return exit(Exit::Conflict).hint(TURNS);
+    }
     if let Some(PlanFileError::Damaged { .. }) = error.downcast_ref() {
         return exit(Exit::Integrity);
     }
@@ -264,6 +269,9 @@ fn of_seam(error: &SeamError) -> Advice {
             exit(Exit::Unavailable)
                 .hint(format!("is the registry up? It was tried for {seconds} s"))
         }
+        Trouble::Integrity if causes(error).any(|cause| cause.is::<WrongAnswer>()) => {
+            exit(Exit::Integrity).hint(WRONG)
+        }
         Trouble::Integrity => exit(Exit::Integrity).hint(DAMAGED),
         Trouble::Invalid => exit(Exit::Usage),
         // A cause that knows where says it.
@@ -277,6 +285,13 @@ fn of_seam(error: &SeamError) -> Advice {
 
 const DAMAGED: &str =
     "the repository is damaged: restore it from a copy, or push its trees into a new one";
+
+const WRONG: &str = "is that the address of a registry of shale? If it is, a proxy before it, or another version of it, \
+                     answers so: whoever runs it can compare with its log";
+
+/// Of what a chunk is read from, nobody knows here whether it is a directory or a registry.
+const DAMAGED_ON_THE_WAY: &str = "it is damaged where it is kept, or by a proxy on the way: restore the repository from a copy, or \
+                                  ask whoever runs the registry";
 
 fn of_host(error: &HostError) -> Advice {
     let trouble = error.trouble();
@@ -294,7 +309,7 @@ fn of_read(error: &ReadError) -> Advice {
             Advice::default()
         }
         ReadError::Refused { .. } | ReadError::Corrupt { .. } | ReadError::Missing(_) => {
-            exit(Exit::Integrity).hint(DAMAGED)
+            exit(Exit::Integrity).hint(DAMAGED_ON_THE_WAY)
         }
     }
 }
@@ -498,6 +513,20 @@ mod tests {
                 "is the registry up? It was tried for 30 s",
             ),
             (seam(Trouble::Integrity).into(), Exit::Integrity, "damaged"),
+            (
+                SeamError::caused(Trouble::Integrity, "ask", WrongAnswer::saying("no")).into(),
+                Exit::Integrity,
+                "the address of a registry",
+            ),
+            (
+                PlaceError::IndexInUse {
+                    path: index_of("/r"),
+                    by: "process 7 (shale)".into(),
+                }
+                .into(),
+                Exit::Conflict,
+                "take turns",
+            ),
             (seam(Trouble::Invalid).into(), Exit::Usage, ""),
             (seam(Trouble::NoSpace).into(), Exit::Failure, "make room"),
             (seam(Trouble::Failed).into(), Exit::Failure, ""),

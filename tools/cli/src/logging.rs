@@ -52,11 +52,22 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
+/// Whose log it is: where the files of settings have it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LogOf {
+    Host,
+    Registry,
+}
+
 impl LogOptions {
     /// Logs from now on. Call it once.
-    pub(crate) fn begin(self, settings: &Settings) -> anyhow::Result<()> {
-        let format = settings.pick(self.log_format, "host.log-format", parse_log_format)?;
-        let level = settings.pick(self.log_level, "host.log-level", parse_log_level)?;
+    pub(crate) fn begin(self, of: LogOf, settings: &Settings) -> anyhow::Result<()> {
+        let (format, level) = match of {
+            LogOf::Host => ("host.log-format", "host.log-level"),
+            LogOf::Registry => ("server.log-format", "server.log-level"),
+        };
+        let format = settings.pick(self.log_format, format, parse_log_format)?;
+        let level = settings.pick(self.log_level, level, parse_log_level)?;
         let level = match level {
             LogLevel::Error => Level::ERROR,
             LogLevel::Warn => Level::WARN,

@@ -3,7 +3,11 @@
 //!
 //! ```toml
 //! repository = "https://registry.example"
+//! mirrors = ["https://near.example"]
 //! cache-size = "50G"
+//!
+//! [registry."https://near.example"]
+//! token-file = "/etc/shale/near.token"
 //!
 //! [host]
 //! fill-rate = "200M"
@@ -16,6 +20,8 @@ use std::{env, fmt, fs, io};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use shale_client::Address;
+use shale_hostd::api::Credentials;
 use shale_wire::Fingerprint;
 use toml::{Table, Value};
 
@@ -33,8 +39,17 @@ const SYSTEM_FILE_VARIABLE: &str = "SHALE_CONFIG";
 /// Longest file that is read: some hundred times all settings.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What opens the repository of the same file or of one before it, and no other.
-const OF_REPOSITORY: [&str; 2] = ["token-file", "fingerprint"];
+/// What is for the repository of the same file or of one before it, and for no other.
+const OF_REPOSITORY: [&str; 3] = ["token-file", "fingerprint", "mirrors"];
+
+/// The section with what opens each registry, mirrors included, by its URL.
+const REGISTRIES: &str = "registry.";
+
+/// What such a section may say.
+const OF_REGISTRY: [(&str, Check); 2] = [("token-file", path), ("fingerprint", fingerprint)];
+
+/// Whether a text is a value.
+type Check = fn(&str) -> Result<(), String>;
 
 /// A setting.
 #[derive(Debug)]
@@ -45,14 +60,15 @@ pub(crate) struct Setting {
     pub(crate) variable: Option<&'static str>,
     /// What it is where nobody says anything; `None` where that depends on the machine, or there is nothing.
     pub(crate) default: Option<&'static str>,
-    check: fn(&str) -> Result<(), String>,
+    check: Check,
 }
 
 /// All settings.
-pub(crate) const SETTINGS: [Setting; 16] = [
+pub(crate) const SETTINGS: [Setting; 19] = [
     setting("repository", Some("SHALE_REPOSITORY"), None, place),
     setting("token-file", Some("SHALE_TOKEN_FILE"), None, path),
     setting("fingerprint", Some("SHALE_FINGERPRINT"), None, fingerprint),
+    setting("mirrors", Some("SHALE_MIRRORS"), None, mirrors),
     setting("state", Some("SHALE_STATE"), None, path),
     setting("cache", Some("SHALE_CACHE"), None, path),
     setting("cache-size", Some("SHALE_CACHE_SIZE"), Some("10G"), size),
@@ -81,13 +97,25 @@ pub(crate) const SETTINGS: [Setting; 16] = [
     setting("server.tls-cert", None, None, path),
     setting("server.tls-key", None, None, path),
     setting("server.tls-self-signed", None, Some("false"), switch),
+    setting(
+        "server.log-format",
+        Some("SHALE_LOG_FORMAT"),
+        Some("text"),
+        log_format,
+    ),
+    setting(
+        "server.log-level",
+        Some("SHALE_LOG_LEVEL"),
+        Some("info"),
+        log_level,
+    ),
 ];
 
 const fn setting(
     key: &'static str,
     variable: Option<&'static str>,
     default: Option<&'static str>,
-    check: fn(&str) -> Result<(), String>,
+    check: Check,
 ) -> Setting {
     Setting {
         key,
@@ -112,9 +140,10 @@ impl Flags {
             {
                 continue;
             }
-            let raw = matches.get_raw(&id).and_then(|mut values| values.next());
-            let text = raw.map(|text| text.to_string_lossy().into_owned());
-            flags.extend(text.map(|text| (setting.key, text)));
+            let raw = matches.get_raw(&id).into_iter().flatten();
+            let texts = raw.map(|text| text.to_string_lossy().into_owned());
+            // Only lists have more than one.
+            flags.insert(setting.key, texts.collect::<Vec<_>>().join(","));
         }
         Self(flags)
     }
@@ -190,7 +219,13 @@ impl SettingsError {
 
 /// The settings of all files together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Settings(BTreeMap<&'static str, FromFile>);
+pub(crate) struct Settings {
+    values: BTreeMap<&'static str, FromFile>,
+    registries: Registries,
+}
+
+/// What opens registries: the URL and the name of a setting, and its value.
+type Registries = BTreeMap<(String, &'static str), FromFile>;
 
 /// A value, and the file that it is from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,7 +256,7 @@ impl Settings {
 
     /// What these files say together, the later over the earlier. Pure.
     fn merge(files: Vec<(PathBuf, String)>) -> Result<Self, SettingsError> {
-        let mut merged = BTreeMap::new();
+        let mut merged = Self::default();
         for (path, text) in files {
             let table: Table = match text.parse() {
                 Ok(table) => table,
@@ -230,19 +265,20 @@ impl Settings {
                     return Err(SettingsError::Syntax { path, source });
                 }
             };
-            let values = values(&path, table)?;
-            if values.contains_key("repository") {
+            let file = values(&path, table)?;
+            if file.values.contains_key("repository") {
                 // A token is for the repository that it was named with.
-                merged.retain(|key, _| !OF_REPOSITORY.contains(key));
+                merged.values.retain(|key, _| !OF_REPOSITORY.contains(key));
             }
-            merged.extend(values);
+            merged.values.extend(file.values);
+            merged.registries.extend(file.registries);
         }
-        Ok(Self(merged))
+        Ok(merged)
     }
 
     /// The value of a setting in the files.
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(|value| value.text.as_str())
+        self.values.get(key).map(|value| value.text.as_str())
     }
 
     /// The value of a setting in the files, as a path.
@@ -273,8 +309,31 @@ impl Settings {
     /// Leaves out what opens a repository unless it is for this one, which somebody named instead of that of the files.
     pub(crate) fn without_credentials_unless_for(&mut self, repository: &str) {
         if self.text("repository") != Some(repository) {
-            self.0.retain(|key, _| !OF_REPOSITORY.contains(key));
+            self.values.retain(|key, _| !OF_REPOSITORY.contains(key));
         }
+    }
+
+    /// What the sections of registries say of the one at this URL.
+    pub(crate) fn credentials(&self, registry: &str) -> Credentials {
+        let address = registry.parse::<Address>();
+        let address = address.map_or_else(|_| registry.to_owned(), |address| address.to_string());
+        let text = |name| {
+            let found = self.registries.get(&(address.clone(), name));
+            found.map(|value| value.text.clone())
+        };
+        Credentials {
+            token_file: text("token-file").map(PathBuf::from),
+            fingerprint: text("fingerprint"),
+        }
+    }
+
+    /// The settings of the sections of registries, each with its value and where that is from.
+    pub(crate) fn of_registries(&self) -> impl Iterator<Item = (String, String, Origin)> {
+        let all = self.registries.iter();
+        all.map(|((address, name), value)| {
+            let key = format!("{REGISTRIES}\"{address}\".{name}");
+            (key, value.text.clone(), Origin::File(value.path.clone()))
+        })
     }
 
     /// A setting with its value and where that is from, if it has one. Pure.
@@ -290,7 +349,7 @@ impl Settings {
         if let (Some(name), Some(value)) = (setting.variable, variable) {
             return Some((value, Origin::Variable(name)));
         }
-        if let Some(value) = self.0.get(setting.key) {
+        if let Some(value) = self.values.get(setting.key) {
             return Some((value.text.clone(), Origin::File(value.path.clone())));
         }
         Some((setting.default?.to_owned(), Origin::Default))
@@ -298,40 +357,69 @@ impl Settings {
 }
 
 /// The settings of one file, each checked.
-fn values(path: &Path, table: Table) -> Result<BTreeMap<&'static str, FromFile>, SettingsError> {
-    let mut values = BTreeMap::new();
-    for (key, value) in flat(table) {
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+fn values(path: &Path, table: Table) -> Result<Settings, SettingsError> {
+    let mut settings = Settings::default();
+    for (key, value) in flat("", table) {
+        let found = SETTINGS.iter().find(|setting| setting.key == key);
+        let registry = of_registry(&key);
+        let check = found.map(|setting| setting.check);
+        let Some(check) = check.or(registry.map(|(_, _, check)| check)) else {
             let path = path.to_owned();
             return Err(SettingsError::Unknown { path, key });
         };
-        let text = match value {
-            Value::String(text) => Ok(text),
-            Value::Integer(number) => Ok(number.to_string()),
-            Value::Boolean(switch) => Ok(switch.to_string()),
-            _ => Err("neither a text, nor a number, nor true or false".to_owned()),
-        };
-        let checked = text.and_then(|text| (setting.check)(&text).map(|()| text));
-        let text = checked.map_err(|reason| SettingsError::Value {
+        let wrong = |reason| SettingsError::Value {
             path: path.to_owned(),
-            key,
+            key: key.clone(),
             reason,
-        })?;
+        };
+        let text = text_of(&key, value).map_err(wrong)?;
+        check(&text).map_err(wrong)?;
         let path = path.to_owned();
-        values.insert(setting.key, FromFile { text, path });
+        let value = FromFile { text, path };
+        if let Some(setting) = found {
+            settings.values.insert(setting.key, value);
+        } else if let Some((address, name, _)) = registry {
+            let address = address.parse::<Address>();
+            let address = address.map_err(|error| wrong(error.to_string()))?;
+            settings
+                .registries
+                .insert((address.to_string(), name), value);
+        }
     }
-    Ok(values)
+    Ok(settings)
 }
 
-/// Keys with the name of their section before them.
-fn flat(table: Table) -> Vec<(String, Value)> {
+/// A value as a text: several texts are a list with commas, where there may be several.
+fn text_of(key: &str, value: Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text),
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Boolean(switch) => Ok(switch.to_string()),
+        Value::Array(list) if key == "mirrors" => {
+            let texts = list.into_iter().map(|value| match value {
+                Value::String(text) => Ok(text),
+                _ => Err("a list of something else than texts".to_owned()),
+            });
+            Ok(texts.collect::<Result<Vec<_>, _>>()?.join(","))
+        }
+        _ => Err("neither a text, nor a number, nor true or false".to_owned()),
+    }
+}
+
+/// The URL and the setting of a key in the section of a registry, and what values it has.
+fn of_registry(key: &str) -> Option<(&str, &'static str, Check)> {
+    let (address, name) = key.strip_prefix(REGISTRIES)?.rsplit_once('.')?;
+    let found = OF_REGISTRY.iter().find(|(other, _)| *other == name);
+    found.map(|(name, check)| (address, *name, *check))
+}
+
+/// Keys with the names of their sections before them.
+fn flat(before: &str, table: Table) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     for (key, value) in table {
+        let key = format!("{before}{key}");
         match value {
-            Value::Table(section) => {
-                let inner = section.into_iter();
-                all.extend(inner.map(|(name, value)| (format!("{key}.{name}"), value)));
-            }
+            Value::Table(section) => all.extend(flat(&format!("{key}."), section)),
             value => all.push((key, value)),
         }
     }
@@ -389,6 +477,10 @@ fn fingerprint(text: &str) -> Result<(), String> {
     parsed.map(drop).map_err(|error| error.to_string())
 }
 
+fn mirrors(text: &str) -> Result<(), String> {
+    parse_mirrors(text).map(drop)
+}
+
 fn size(text: &str) -> Result<(), String> {
     parse_bytes(text).map(drop)
 }
@@ -418,6 +510,13 @@ fn log_format(text: &str) -> Result<(), String> {
 
 fn log_level(text: &str) -> Result<(), String> {
     parse_log_level(text).map(drop)
+}
+
+/// URLs of registries, with commas between them.
+pub(crate) fn parse_mirrors(text: &str) -> Result<Vec<Address>, String> {
+    let urls = text.split(',').filter(|url| !url.is_empty());
+    let addresses = urls.map(|url| url.parse::<Address>().map_err(|error| error.to_string()));
+    addresses.collect()
 }
 
 /// An address with its port.
@@ -494,6 +593,20 @@ mod tests {
             ("cache-size = -1", "`/f`: cache-size: "),
             ("cache = \"here\"", "`/f`: cache: "),
             ("cache = [1]", "`/f`: cache: "),
+            ("mirrors = [1]", "`/f`: mirrors: "),
+            ("mirrors = \"ftp://a\"", "`/f`: mirrors: "),
+            (
+                "[registry.\"https://a\"]\ntoken = \"t\"",
+                "`/f`: there is no setting ",
+            ),
+            (
+                "[registry.\"https://a\"]\ntoken-file = \"t\"",
+                "`/f`: registry.https://a.token-file: ",
+            ),
+            (
+                "[registry.\"ftp://a\"]\ntoken-file = \"/t\"",
+                "`/f`: registry.ftp://a.token-file: ",
+            ),
             ("fingerprint = \"md5:1\"", "`/f`: fingerprint: "),
             ("server.listen = \"somewhere\"", "`/f`: server.listen: "),
             (
@@ -527,5 +640,31 @@ mod tests {
         assert_eq!(settings.text("token-file"), Some("/t"));
         settings.without_credentials_unless_for("https://c");
         assert_eq!(settings.text("token-file"), None);
+    }
+
+    #[test]
+    fn a_registry_has_a_section_by_its_url_and_mirrors_are_a_list() {
+        let system = "repository = \"https://a\"\nmirrors = [\"https://m\", \"http://127.0.0.1:1/\"]\n\
+                      [registry.\"https://m/\"]\ntoken-file = \"/t\"\n";
+        let user = format!(
+            "[registry.\"https://m\"]\nfingerprint = \"sha256:{}\"\n",
+            "0".repeat(64)
+        );
+        let settings = merge(&[("/f", system), ("/g", &user)]).unwrap();
+        let found = settings.credentials("https://m");
+        assert_eq!(found.token_file, Some("/t".into()));
+        assert!(found.fingerprint.is_some());
+        assert!(settings.credentials("https://a").is_empty());
+        let mirrors = parse_mirrors(settings.text("mirrors").unwrap()).unwrap();
+        let mirrors: Vec<_> = mirrors.iter().map(Address::to_string).collect();
+        assert_eq!(mirrors, ["https://m", "http://127.0.0.1:1"]);
+        let shown: Vec<_> = settings.of_registries().collect();
+        let file = |path: &str| Origin::File(path.into());
+        assert_eq!(shown[0].0, "registry.\"https://m\".fingerprint");
+        assert_eq!((&shown[0].2, &shown[1].2), (&file("/g"), &file("/f")));
+        // They are for the repository that they were named with.
+        let other = merge(&[("/f", system), ("/g", "repository = \"https://b\"\n")]).unwrap();
+        assert_eq!(other.text("mirrors"), None);
+        assert!(!other.credentials("https://m").is_empty());
     }
 }

@@ -28,7 +28,7 @@ pub use mounts::{
 };
 pub use request::{
     Autostart, Begin, CommitWish, Credentials, Deploy, DrillFault, ForecastWish, IfStuck,
-    LoginWish, MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Precache, Repository, Request,
+    LoginWish, MAX_DRILL_SECONDS, MAX_MIRRORS, MachineWish, Mirror, Precache, Repository, Request,
     StayWish, Until, Wait, WarmWish,
 };
 pub use shown::{

@@ -50,6 +50,11 @@ impl<F: Copy> Drill<F> {
         self.set(None);
     }
 
+    /// Whether something is wrong.
+    pub(crate) fn is_on(&self) -> bool {
+        self.now().is_some()
+    }
+
     fn set(&self, fault: Option<(F, Instant)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }

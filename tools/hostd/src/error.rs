@@ -197,9 +197,9 @@ pub enum HostError {
         /// What the hypervisor says.
         reason: String,
     },
-    /// The disk is a plain file, which has no snapshots.
-    #[error("the disk of `{0}` is a plain file, of which no snapshots are made")]
-    IsFile(String),
+    /// There are too many snapshots already.
+    #[error("`{0}` has {1} snapshots, which is the limit")]
+    Snapshots(String, usize),
     /// The guest writes to its disk.
     #[error("`{0}` runs, and writes to its disk")]
     Runs(String),
@@ -361,7 +361,7 @@ impl HostError {
             Self::Overlay(OverlayError::Lock(LockError::Held { .. })) => Trouble::Conflict,
             Self::Listen(ListenError::Busy(_)) => Trouble::Conflict,
             Self::Runs(_) | Self::NotStopped(_) => Trouble::Conflict,
-            Self::CannotMove(_) | Self::IsFile(_) => Trouble::Conflict,
+            Self::CannotMove(_) | Self::Snapshots(..) => Trouble::Conflict,
             Self::DiskFile(error) if error.is_there() => Trouble::Conflict,
             Self::DiskFile(error) if error.is_full() => Trouble::NoSpace,
             Self::Mounted(_) | Self::Mounts(_) => Trouble::Conflict,
@@ -456,7 +456,9 @@ impl HostError {
                     .into()
             }
             Self::CannotMove(name) => format!("`shale vm stop {name}` first"),
-            Self::IsFile(name) => format!("`shale vm export {name} FILE` makes a copy"),
+            Self::Snapshots(name, _) => {
+                format!("`shale vm snapshot rm {name} SNAPSHOT` removes one that nobody needs")
+            }
             Self::OtherRepository { .. } => {
                 "give the new template a name in that repository".into()
             }

@@ -20,6 +20,7 @@ mod disk_socket;
 mod drill;
 mod error;
 mod events;
+mod file_copy;
 mod file_disk;
 mod guest_disk;
 mod guest_files;

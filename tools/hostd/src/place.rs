@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shale_client::{RemoteRegistry, SetupError};
-use shale_files::{DirFiles, FileError};
+use shale_files::{DirFiles, FileError, record_lock_holders};
 use shale_index::{IndexReader, RocksIndex};
-use shale_model::{BootSets, Catalog, ChunkIndex, Fetch, SeamError, SeamResult, Sink};
+use shale_model::{BootSets, Catalog, ChunkIndex, Fetch, Hearing, SeamError, SeamResult, Sink};
 use shale_repo::{Access, InitError, Repository};
 use shale_view::NamedFetch;
 use tokio::runtime::Handle;
@@ -52,6 +52,14 @@ pub enum PlaceError {
     /// Its chunk index cannot be opened.
     #[error(transparent)]
     Index(#[from] shale_index::OpenError),
+    /// Another process writes chunks there, or this one.
+    #[error("the chunk index `{}` is in use by {by}", path.display())]
+    IndexInUse {
+        /// The directory of the index.
+        path: PathBuf,
+        /// Who has it, for people: `process 4711 (shale)`, or `another process` where that is not known.
+        by: String,
+    },
     /// What lies in the repository cannot be listed.
     #[error(transparent)]
     Seam(#[from] SeamError),
@@ -63,10 +71,7 @@ pub enum PlaceError {
 impl PlaceError {
     /// Whether it is there, and another process has it.
     pub fn in_use(&self) -> bool {
-        matches!(
-            self,
-            PlaceError::Index(shale_index::OpenError::InUse { .. })
-        )
+        matches!(self, PlaceError::IndexInUse { .. })
     }
 }
 
@@ -75,8 +80,8 @@ impl Place {
     /// at a time can: it may write chunks.
     pub fn local(path: &Path) -> Result<Self, PlaceError> {
         let files = files_of(path)?;
-        let index = Arc::new(open_index(&index_dir(path))?);
-        open(path, files, index, Access::Shared).map(Place::Local)
+        let index = open_index(&index_dir(path)).map_err(in_use_by)?;
+        open(path, files, Arc::new(index), Access::Shared).map(Place::Local)
     }
 
     /// Opens the repository in `path` for what writes no chunks, beside others that may; templates can be
@@ -153,17 +158,29 @@ impl Place {
         }
     }
 
+    /// What is known of the place itself while its answers are waited for; nothing of a directory.
+    pub fn hearing(&self) -> Option<Arc<dyn Hearing>> {
+        match self {
+            Place::Local(_) => None,
+            Place::Remote { registry, .. } => Some(Arc::new(registry.clone())),
+        }
+    }
+
     /// Chunks, of mirrors.
     pub fn mirrors(&self) -> Vec<NamedFetch> {
         let mirrors = match self {
             Place::Local(_) => &[],
             Place::Remote { mirrors, .. } => &mirrors[..],
         };
-        let named = mirrors.iter().map(|mirror| NamedFetch {
-            name: mirror.address().to_string(),
-            fetch: Arc::new(mirror.asked_once()),
-        });
-        named.collect()
+        mirrors.iter().map(named).collect()
+    }
+
+    /// Chunks, of the mirror of this number.
+    pub(crate) fn mirror(&self, number: usize) -> Option<NamedFetch> {
+        match self {
+            Place::Local(_) => None,
+            Place::Remote { mirrors, .. } => mirrors.get(number).map(named),
+        }
     }
 
     /// What boots read; nothing for a repository on this machine, whose content needs not be brought.
@@ -172,6 +189,14 @@ impl Place {
             Place::Local(_) => None,
             Place::Remote { registry, .. } => Some(Arc::new(registry.clone())),
         }
+    }
+}
+
+fn named(mirror: &RemoteRegistry) -> NamedFetch {
+    NamedFetch {
+        name: mirror.address().to_string(),
+        fetch: Arc::new(mirror.asked_once()),
+        hearing: Some(Arc::new(mirror.clone())),
     }
 }
 
@@ -208,6 +233,17 @@ fn open(
 fn not_opened(path: &Path) -> impl FnOnce(shale_repo::OpenError) -> PlaceError {
     let path = path.to_owned();
     move |source| PlaceError::Open { path, source }
+}
+
+/// Names the process that has an index which is in use: RocksDB's lock is one of fcntl(2) on this file.
+fn in_use_by(error: shale_index::OpenError) -> PlaceError {
+    match error {
+        shale_index::OpenError::InUse { path, .. } => PlaceError::IndexInUse {
+            by: record_lock_holders(&path.join("LOCK")),
+            path,
+        },
+        other => PlaceError::Index(other),
+    }
 }
 
 /// The index can be rebuilt from the packs, which opening the repository does; so a damaged one is

@@ -8,7 +8,7 @@ use shale_files::{DirFiles, FilePath, Files, remove_durably};
 use shale_hvplug::{Forward, Resources};
 use shale_model::{PlanId, TemplateId};
 
-use crate::api::{Credentials, Repository, WarmStart};
+use crate::api::{Credentials, Mirror, Repository, WarmStart};
 use crate::data_disk::DataDisk;
 use crate::dirs::known_path;
 use crate::disk_place::DiskPlace;
@@ -94,7 +94,7 @@ pub(crate) struct Origin {
     pub(crate) credentials: Credentials,
     /// Other registries that may have its chunks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) mirrors: Vec<String>,
+    pub(crate) mirrors: Vec<Mirror>,
     pub(crate) template: TemplateId,
     /// The plan: no later version computes it again (I3).
     pub(crate) plan: PlanId,
@@ -250,7 +250,19 @@ mod tests {
                 token_file: Some("/etc/token".into()),
                 fingerprint: None,
             },
-            mirrors: vec!["https://mirror.example".into()],
+            mirrors: vec![
+                Mirror {
+                    address: "https://mirror.example".into(),
+                    credentials: Credentials::default(),
+                },
+                Mirror {
+                    address: "https://other.example".into(),
+                    credentials: Credentials {
+                        token_file: Some("/etc/other".into()),
+                        fingerprint: Some("sha256:00".into()),
+                    },
+                },
+            ],
             template: TemplateId::of(b"t"),
             plan: PlanId::of(b"p"),
             command_line: String::new(),
@@ -281,6 +293,9 @@ mod tests {
         records.put(&name, &record).unwrap();
         assert_eq!(records.get(&name).unwrap().as_ref(), Some(&record));
         assert_eq!(record.uuid()[15], 15);
+        // As all mirrors were written once.
+        let json = serde_json::to_value(&record).unwrap();
+        assert_eq!(json["origin"]["mirrors"][0], "https://mirror.example");
         // One of a version that knew nothing of other disks.
         let mut old = serde_json::to_value(&record).unwrap();
         let fields = old.as_object_mut().unwrap();
@@ -300,7 +315,7 @@ mod tests {
         old["origin"].as_object_mut().unwrap().remove("mirrors");
         std::fs::write(&file, old.to_string()).unwrap();
         let old = records.get(&name).unwrap().unwrap();
-        assert_eq!(old.origin.repository().mirrors, Vec::<String>::new());
+        assert_eq!(old.origin.repository().mirrors, vec![]);
         for damaged in [
             "",
             "{",

@@ -1,19 +1,28 @@
-//! A registry that is opened again when it refuses: its token may have been replaced in its file.
+//! A registry, or a mirror, that is opened again when it refuses: its token may have been replaced in its file.
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use shale_model::{
-    BootSet, BootSets, BoxFuture, Catalog, ChunkId, Fetch, LayerId, Location, PackId, RefName,
-    SeamError, SeamResult, TemplateId, TemplateIndex, Trouble,
+    BootSet, BootSets, BoxFuture, Catalog, ChunkId, Fetch, Hearing, LayerId, Location, PackId,
+    RefName, SeamError, SeamResult, Silence, TemplateId, TemplateIndex, Trouble,
 };
+use shale_view::NamedFetch;
 
 use crate::api::Repository;
 use crate::place::Place;
 use crate::source::OpenPlace;
 
+/// Which of the registries of a place.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Registry,
+    Mirror(usize),
+}
+
 /// A registry with a token.
 pub(crate) struct Renewed {
+    part: Part,
     repository: Repository,
     open: Arc<OpenPlace>,
     place: RwLock<Place>,
@@ -23,9 +32,44 @@ impl Renewed {
     /// `place`, which `open` opened at `repository`.
     pub(crate) fn new(repository: Repository, open: Arc<OpenPlace>, place: Place) -> Self {
         Self {
+            part: Part::Registry,
             repository,
             open,
             place: RwLock::new(place),
+        }
+    }
+
+    /// Chunks of the mirrors of `place`, which `open` opened at `repository`; those with a token renewed.
+    pub(crate) fn mirrors(
+        repository: &Repository,
+        open: &Arc<OpenPlace>,
+        place: &Place,
+    ) -> Vec<NamedFetch> {
+        let mirrors = place.mirrors().into_iter().zip(&repository.mirrors);
+        let renewed = mirrors.enumerate().map(|(number, (named, mirror))| {
+            if mirror.credentials.token_file.is_none() {
+                return named;
+            }
+            let renewed = Arc::new(Self {
+                part: Part::Mirror(number),
+                ..Self::new(repository.clone(), open.clone(), place.clone())
+            });
+            NamedFetch {
+                name: named.name,
+                fetch: renewed.clone(),
+                hearing: Some(renewed),
+            }
+        });
+        renewed.collect()
+    }
+
+    fn fetch_of(&self, place: &Place) -> Arc<dyn Fetch> {
+        match self.part {
+            Part::Registry => place.fetch(),
+            // It has the same mirrors whenever it is opened.
+            Part::Mirror(number) => place
+                .mirror(number)
+                .map_or_else(|| place.fetch(), |named| named.fetch),
         }
     }
 
@@ -71,8 +115,8 @@ impl Renewed {
         &self,
         question: impl Fn(Arc<dyn Fetch>) -> F,
     ) -> SeamResult<T> {
-        match question(self.place().fetch()).await {
-            Err(error) => question(self.after(error)?.fetch()).await,
+        match question(self.fetch_of(&self.place())).await {
+            Err(error) => question(self.fetch_of(&self.after(error)?)).await,
             answer => answer,
         }
     }
@@ -106,6 +150,17 @@ impl Fetch for Renewed {
 
     fn read(&self, pack: PackId, offset: u64, len: u64) -> BoxFuture<'_, SeamResult<Vec<u8>>> {
         Box::pin(self.fetch(move |fetch| async move { fetch.read(pack, offset, len).await }))
+    }
+}
+
+impl Hearing for Renewed {
+    fn silence(&self) -> Option<Silence> {
+        let place = self.place();
+        let hearing = match self.part {
+            Part::Registry => place.hearing(),
+            Part::Mirror(number) => place.mirror(number).and_then(|named| named.hearing),
+        };
+        hearing?.silence()
     }
 }
 

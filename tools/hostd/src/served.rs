@@ -1,6 +1,6 @@
 //! The disk of an instance, offered on its NBD socket for as long as the instance may run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,11 @@ use crate::disk_socket::DiskSocket;
 use crate::drill::{Drill, DrilledDisk};
 use crate::error::HostResult;
 use crate::local::local_bytes;
-use crate::metrics::TimedDisk;
+use crate::metrics::{Face, TimedDisk};
 use crate::source::Source;
+
+/// Bytes for which there must be room on a disk that is not called full: more than a guest writes at once.
+const ROOM_BYTES: u64 = 4 << 20;
 
 /// Opens the overlay of an instance, which lies on this plan. Blocks.
 pub(crate) fn open_overlay(directory: &Path, plan: PlanId) -> HostResult<Arc<Overlay>> {
@@ -35,6 +38,8 @@ pub(crate) struct Served {
     full: Arc<Drill<()>>,
     /// The disk as the machine has it.
     impatient: Arc<ImpatientDisk>,
+    /// Where what the guest writes lies.
+    directory: PathBuf,
     view: Arc<View>,
     overlay: Arc<Overlay>,
     socket: DiskSocket,
@@ -67,6 +72,7 @@ impl Served {
         runtime: &Handle,
     ) -> HostResult<Self> {
         let plan_file = open_plan(&source.composer.plan_path(plan), plan)?;
+        let directory = overlay.to_owned();
         let overlay = open_overlay(overlay, plan)?;
         let view = View::new(plan_file, source.reader.clone());
         let view = Arc::new(match trace {
@@ -100,7 +106,7 @@ impl Served {
         let impatient = Arc::new(ImpatientDisk::new(Arc::new(drilled), patience));
         let timed = TimedDisk {
             inner: impatient.clone(),
-            reads: source.witness.noted.nbd_reads(),
+            reads: source.witness.noted.reads(Face::Nbd),
         };
         let export = Export::new(Arc::new(timed), Access::ReadWrite);
         let server = Server::new(Exports::single(export)?, Settings::default());
@@ -119,6 +125,7 @@ impl Served {
             disk,
             full,
             impatient,
+            directory,
             view,
             overlay,
             socket,
@@ -156,6 +163,13 @@ impl Served {
     /// Whether content is still on its way that requests of the machine were given up for.
     pub(crate) fn is_late(&self) -> bool {
         self.impatient.is_late()
+    }
+
+    /// Whether there seems to be room for what the guest writes. Nobody knows before it is written.
+    pub(crate) fn has_room(&self) -> bool {
+        let room = rustix::fs::statvfs(&self.directory);
+        let room = room.map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+        !self.full.is_on() && room.is_ok_and(|bytes| bytes >= ROOM_BYTES)
     }
 
     /// What makes it count as full.

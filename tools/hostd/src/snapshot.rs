@@ -1,4 +1,4 @@
-//! Snapshots of an instance's disk as they are kept: a directory each, with an overlay and, written last,
+//! Snapshots of an instance's disk as they are kept: a directory each, with an overlay, or a file, and, written last,
 //! `snapshot.json`. Without that there is no snapshot.
 
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use shale_files::{DirFiles, FilePath, Files, remove_durably};
 
 use crate::dirs::{known_path, remove_dir};
+use crate::disk_place::DiskPlace;
 use crate::error::HostResult;
 use crate::kept::KeptIn;
 use crate::name::InstanceName;
@@ -35,6 +36,34 @@ pub(crate) struct Snapshot {
     pub(crate) disk_bytes: u64,
     /// The public host key that is on it.
     pub(crate) host_key: String,
+    /// What the disk is.
+    #[serde(default, skip_serializing_if = "KeptDisk::is_overlay")]
+    pub(crate) disk: KeptDisk,
+}
+
+/// What a snapshot's disk is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KeptDisk {
+    /// What the guest had written, over the plan of its origin. As all were once.
+    #[default]
+    Overlay,
+    /// All of it, in a plain file.
+    File,
+}
+
+impl KeptDisk {
+    fn is_overlay(&self) -> bool {
+        *self == Self::Overlay
+    }
+
+    /// That of a disk that lies there.
+    fn of(place: &DiskPlace) -> Self {
+        match place {
+            DiskPlace::Overlay { .. } => Self::Overlay,
+            DiskPlace::File { .. } => Self::File,
+        }
+    }
 }
 
 impl Snapshot {
@@ -46,6 +75,7 @@ impl Snapshot {
             origin: record.origin.clone(),
             disk_bytes: record.disk_bytes,
             host_key: record.login.host_key.clone(),
+            disk: KeptDisk::of(&record.disk),
         }
     }
 
@@ -83,9 +113,12 @@ impl Snapshots {
         Self { root }
     }
 
-    /// Where the overlay of a snapshot lies.
-    pub(crate) fn overlay(&self, name: &InstanceName) -> PathBuf {
-        self.dir(name).join("overlay")
+    /// Where the disk of a snapshot lies: an overlay's directory, or a file.
+    pub(crate) fn disk(&self, name: &InstanceName, disk: KeptDisk) -> PathBuf {
+        self.dir(name).join(match disk {
+            KeptDisk::Overlay => "overlay",
+            KeptDisk::File => "disk.raw",
+        })
     }
 
     /// All that there are.
@@ -103,13 +136,15 @@ impl Snapshots {
     }
 
     /// Makes the directory of a snapshot that there is not, without what an earlier try left in it.
-    pub(crate) fn begin(&self, name: &InstanceName) -> HostResult<()> {
+    pub(crate) fn begin(&self, name: &InstanceName, disk: KeptDisk) -> HostResult<()> {
         let dir = self.dir(name);
         remove_dir(&dir)?;
         // The overlay's own directory last, so that all names above it are durable.
         DirFiles::create(&self.root)?;
         DirFiles::create(&dir)?;
-        DirFiles::create(&self.overlay(name))?;
+        if disk == KeptDisk::Overlay {
+            DirFiles::create(&self.disk(name, disk))?;
+        }
         Ok(())
     }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use shale_client::{Address, AddressError};
 use shale_model::{BootSet, BootSets, Catalog, Fetch, Platform, Reference, SeamResult, TemplateId};
 use shale_view::{
-    Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, RetrySettings, SourceState, Trace,
+    Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, NamedFetch, RetrySettings,
+    SourceState, Trace,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -157,7 +158,7 @@ impl Source {
 }
 
 /// A repository as the parts of a source see it.
-type Seams = (Arc<dyn Catalog>, Arc<dyn Fetch>, Option<Arc<dyn BootSets>>);
+type Seams = (Arc<dyn Catalog>, NamedFetch, Option<Arc<dyn BootSets>>);
 
 /// The sources that were used so far.
 pub(crate) struct Sources {
@@ -272,22 +273,35 @@ impl Sources {
             false => FillRate::Off,
         };
         let boots = place.boot_sets();
-        let (catalog, fetch, boots): Seams = match repository.credentials.token_file {
-            None => (place.catalog(), place.fetch(), boots),
+        let name = repository.address.clone();
+        let (catalog, registry, boots): Seams = match repository.credentials.token_file {
+            None => {
+                let registry = NamedFetch {
+                    name,
+                    fetch: place.fetch(),
+                    hearing: place.hearing(),
+                };
+                (place.catalog(), registry, boots)
+            }
             Some(_) => {
                 let renewed = Renewed::new(repository.clone(), self.open.clone(), place.clone());
                 let renewed = Arc::new(renewed);
                 let boots = boots.map(|_| renewed.clone() as Arc<dyn BootSets>);
-                (renewed.clone(), renewed, boots)
+                let registry = NamedFetch {
+                    name,
+                    fetch: renewed.clone(),
+                    hearing: Some(renewed.clone()),
+                };
+                (renewed, registry, boots)
             }
         };
+        let mirrors = Renewed::mirrors(repository, &self.open, &place);
         let link = Arc::<Drill<LinkFault>>::default();
         let drilled = |inner| -> Arc<dyn Fetch> {
             let link = link.clone();
             Arc::new(DrilledFetch { inner, link })
         };
-        let (name, counters) = (repository.address.clone(), self.counters.clone());
-        let supply = supply(&place, (name, fetch), counters, drilled);
+        let supply = supply(mirrors, registry, self.counters.clone(), drilled);
         let reader = ChunkReader::new(
             Arc::new(supply),
             self.cache.clone(),

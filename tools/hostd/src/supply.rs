@@ -4,7 +4,7 @@
 //! ChunkReader           verifies, coalesces, keeps, waits
 //!   Supply              order, breakers, second requests
 //!     DrilledFetch      a fault on purpose, in the host service
-//!     a mirror          RemoteRegistry, asked once
+//!     a mirror          RemoteRegistry, asked once; Renewed around it for its token, in the host service
 //!     ...
 //!     the registry      what the caller wraps it in: Renewed for its token, Patient to tell of waits
 //!       RemoteRegistry  asked once where there are mirrors, else for half a minute
@@ -15,22 +15,18 @@ use std::sync::Arc;
 use shale_model::Fetch;
 use shale_view::{NamedFetch, Observer, Supply};
 
-use crate::place::Place;
-
-/// What chunks of `place` are had from: its mirrors, and then `registry`, which is the place's own seam, as it is or
-/// wrapped, with the name that people know the place by. Each is put behind what `link` makes of it.
+/// What chunks are had from: `mirrors`, and then `registry`, with the names that people know them by. Each is put behind
+/// what `link` makes of it.
 pub fn supply(
-    place: &Place,
-    (name, registry): (String, Arc<dyn Fetch>),
+    mirrors: Vec<NamedFetch>,
+    registry: NamedFetch,
     observer: Arc<dyn Observer>,
     link: impl Fn(Arc<dyn Fetch>) -> Arc<dyn Fetch>,
 ) -> Supply {
-    let linked = |name, fetch| NamedFetch {
-        name,
-        fetch: link(fetch),
+    let linked = |named: NamedFetch| NamedFetch {
+        fetch: link(named.fetch),
+        ..named
     };
-    let mirrors = place.mirrors().into_iter();
-    let mirrors = mirrors.map(|mirror| linked(mirror.name, mirror.fetch));
-    let registry = linked(name, registry);
-    Supply::new(mirrors.collect(), registry, fastrand::f64, observer)
+    let mirrors = mirrors.into_iter().map(linked).collect();
+    Supply::new(mirrors, linked(registry), fastrand::f64, observer)
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use shale_files::DirFiles;
 use shale_hostd::{Composer, Place, private_dir, supply};
 use shale_model::{ChunkId, TemplateId};
-use shale_view::{Cache, CacheSettings, ChunkReader, Counters, RetrySettings};
+use shale_view::{Cache, CacheSettings, ChunkReader, Counters, NamedFetch, RetrySettings};
 use tokio::runtime::Runtime;
 
 use crate::programs::Shale;
@@ -35,8 +35,12 @@ impl Host {
         let cache = Arc::new(Cache::open(Arc::new(DirFiles::open(cache)?), settings)?);
         let counters = Arc::new(Counters::default());
         let handle = runtime.handle().clone();
-        let registry = ("the repository".into(), place.fetch());
-        let supply = supply(&place, registry, counters, |fetch| fetch);
+        let repository = NamedFetch {
+            name: "the repository".into(),
+            fetch: place.fetch(),
+            hearing: place.hearing(),
+        };
+        let supply = supply(place.mirrors(), repository, counters, |fetch| fetch);
         let reader = ChunkReader::new(Arc::new(supply), cache, RetrySettings::default(), handle);
         Ok(Self {
             runtime,

@@ -1,9 +1,13 @@
 //! Registries that answer slowly, wrongly, or with other bytes than asked.
 
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use shale_client::RemoteRegistry;
-use shale_model::{Catalog, ChunkId, Fetch, LayerId, PackId, SeamResult, TemplateId, Trouble};
+use shale_client::{Deadlines, RemoteRegistry};
+use shale_model::{
+    Catalog, ChunkId, Fetch, Hearing, LayerId, PackId, SeamResult, TemplateId, Trouble,
+};
 use shale_wire::{Code, Problem};
 use tokio::runtime::Runtime;
 
@@ -296,4 +300,46 @@ fn nobody_there_is_unavailable_and_says_where() {
         "{}",
         error.action
     );
+}
+
+#[test]
+fn a_registry_that_takes_connections_and_says_nothing_is_known_as_silent() {
+    let runtime = Runtime::new().unwrap();
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = silent.local_addr().unwrap();
+    let remote = client(&runtime, address, Deadlines::default());
+    assert_eq!(remote.silence(), None, "nobody has asked it");
+    let question = runtime.spawn({
+        let remote = remote.clone();
+        async move { remote.read(PackId::from_bytes([1; 32]), 5, 10).await }
+    });
+    let wait_for = |what: &str, is_so: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < Duration::from_secs(15), "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let is_silent = || {
+        let silence = remote.silence();
+        silence.is_some_and(|it| it.failure.is_none() && it.time > Duration::from_millis(300))
+    };
+    wait_for("it is silent", &is_silent);
+    // A head is something; half an answer is silent again.
+    let (mut connection, _) = silent.accept().unwrap();
+    connection.write_all(HALF).unwrap();
+    let is_heard = || {
+        let silence = remote.silence();
+        silence.is_some_and(|it| it.time < Duration::from_millis(300))
+    };
+    wait_for("it is heard", &is_heard);
+    wait_for("it is silent in the middle", &is_silent);
+    drop(connection);
+    let says_why = || remote.silence().is_some_and(|it| it.failure.is_some());
+    wait_for("what came of it", &says_why);
+    question.abort();
+    wait_for("nobody waits for it any more", &|| {
+        remote.silence().is_none()
+    });
+    runtime.shutdown_background();
 }

@@ -7,6 +7,7 @@ mod locations;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use backoff::Backoff;
 pub(crate) use batch::Batch;
 pub use batch::BootSetError;
 use locations::Locations;
+
+/// How often it is looked whether anything is heard of sources, while somebody waits for them.
+const LISTEN_EVERY: Duration = Duration::from_secs(1);
 
 /// When a fetch is tried again.
 #[derive(Debug, Clone, Copy)]
@@ -174,6 +178,26 @@ impl ChunkReader {
     fn arrived(&self, bytes: u64, purpose: Purpose) {
         self.observer().fetched(bytes, purpose);
         self.each_waits(Waits::came);
+    }
+
+    /// Does `work`, which waits for sources, and tells meanwhile whether anything is heard of them.
+    pub(crate) async fn listening<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        // Others may wait for longer already.
+        if let Some(silence) = self.supply.silence() {
+            self.silent(Some(&silence));
+        }
+        loop {
+            match timeout(LISTEN_EVERY, &mut work).await {
+                Ok(done) => return done,
+                Err(_) => self.silent(self.supply.silence().as_deref()),
+            }
+        }
+    }
+
+    fn silent(&self, reason: Option<&str>) {
+        self.observer().waits().silent(reason);
+        self.each_waits(|waits| waits.silent(reason));
     }
 
     fn each_waits(&self, tell: impl Fn(&Waits)) {

@@ -18,6 +18,7 @@ mod supplier;
 mod verdict;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use shale_model::{
     BoxFuture, ChunkId, Fetch, Location, MAX_MISSING_IDS, PackId, SeamError, SeamResult, Trouble,
@@ -30,6 +31,10 @@ use race::{Judged, Question, Race, Urgency};
 use supplier::Supplier;
 pub use supplier::{NamedFetch, SourceReport};
 pub(crate) use verdict::NotRead;
+
+/// A source that has said nothing for so long is called silent. Less than what makes a wait a stall, so that this is told with
+/// its cause.
+const SILENT_AFTER: Duration = Duration::from_secs(2);
 
 /// The sources of one repository's chunks.
 pub struct Supply {
@@ -84,6 +89,22 @@ impl Supply {
     /// What each source did so far, mirrors first.
     pub fn report(&self) -> Vec<SourceReport> {
         self.suppliers.iter().map(Supplier::report).collect()
+    }
+
+    /// Why nothing comes, if it is for a while that no source says anything which is asked.
+    pub(crate) fn silence(&self) -> Option<String> {
+        let suppliers = self.suppliers.iter();
+        let asked = suppliers.filter_map(|it| Some((&it.name, it.hearing.as_ref()?.silence()?)));
+        let asked: Vec<_> = asked.collect();
+        let least = asked.iter().map(|(_, silence)| silence.time).min()?;
+        let texts = asked.iter().map(|(name, silence)| {
+            let seconds = silence.time.as_secs();
+            match &silence.failure {
+                None => format!("{name} is silent for {seconds} s"),
+                Some(failure) => format!("nothing from {name} for {seconds} s: {failure}"),
+            }
+        });
+        (least >= SILENT_AFTER).then(|| texts.collect::<Vec<_>>().join("; "))
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {

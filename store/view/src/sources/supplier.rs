@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shale_model::{Fetch, PackId};
+use shale_model::{Fetch, Hearing, PackId};
 use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker, SourceState};
@@ -23,6 +23,8 @@ pub struct NamedFetch {
     pub name: String,
     /// The source.
     pub fetch: Arc<dyn Fetch>,
+    /// What is known of it while its answers are waited for, where it is one that can be silent.
+    pub hearing: Option<Arc<dyn Hearing>>,
 }
 
 /// What a source did so far, and how it is.
@@ -44,6 +46,7 @@ pub struct SourceReport {
 pub(super) struct Supplier {
     pub(super) name: String,
     pub(super) fetch: Arc<dyn Fetch>,
+    pub(super) hearing: Option<Arc<dyn Hearing>>,
     breaker: Mutex<Breaker>,
     lacked: Mutex<HashMap<PackId, Instant>>,
     requests: AtomicU64,
@@ -56,6 +59,7 @@ impl Supplier {
         Self {
             name: named.name,
             fetch: named.fetch,
+            hearing: named.hearing,
             breaker: Mutex::default(),
             lacked: Mutex::default(),
             requests: AtomicU64::new(0),

@@ -53,6 +53,7 @@ fn source(fetch: &Arc<Sometimes>) -> NamedFetch {
     NamedFetch {
         name: "source".into(),
         fetch: fetch.clone(),
+        hearing: None,
     }
 }
 
@@ -131,6 +132,7 @@ async fn a_mirror_that_hangs_is_left_alone_after_some_reads() {
     let mirror = NamedFetch {
         name: "mirror".into(),
         fetch: hanging.clone(),
+        hearing: None,
     };
     let (registry, counters) = (Sometimes::new(0), Arc::new(Counters::default()));
     let supply = Supply::new(vec![mirror], source(&registry), || 0.5, counters);

@@ -245,6 +245,7 @@ async fn a_fill_goes_on_beside_a_mirror_that_hangs() {
     let view = fixture.supplied(vec![NamedFetch {
         name: "hangs".into(),
         fetch: Arc::new(Hangs(mirror())),
+        hearing: None,
     }]);
     let filler = Filler::new(FillSettings::at(FillRate::Unlimited));
     let state = tokio::sync::watch::Sender::new(FillState::Off);
@@ -299,6 +300,7 @@ fn sources_together_do_what_a_repository_does() {
     let source = |fetch: Arc<dyn Fetch>| NamedFetch {
         name: "source".into(),
         fetch,
+        hearing: None,
     };
     for kind in ["alone", "beside one that has nothing", "beside itself"] {
         check_store(|| {

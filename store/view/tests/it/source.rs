@@ -327,6 +327,7 @@ pub(crate) fn named(name: &str, source: &Arc<MemorySource>) -> NamedFetch {
     NamedFetch {
         name: name.into(),
         fetch: source.clone(),
+        hearing: None,
     }
 }
 

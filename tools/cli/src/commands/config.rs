@@ -43,7 +43,7 @@ pub(crate) struct Show {
 /// A setting with its value.
 #[derive(Debug, Serialize)]
 struct Shown {
-    key: &'static str,
+    key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
     origin: String,
@@ -52,7 +52,7 @@ struct Shown {
 /// The same where nobody asked for the origin.
 #[derive(Debug, Serialize)]
 struct Plain {
-    key: &'static str,
+    key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
 }
@@ -62,7 +62,7 @@ impl Row for Shown {
 
     fn cells(&self) -> Vec<String> {
         let value = self.value.clone().unwrap_or_else(|| "-".to_owned());
-        vec![self.key.to_owned(), value, self.origin.clone()]
+        vec![self.key.clone(), value, self.origin.clone()]
     }
 }
 
@@ -71,7 +71,7 @@ impl Row for Plain {
 
     fn cells(&self) -> Vec<String> {
         let value = self.value.clone().unwrap_or_else(|| "-".to_owned());
-        vec![self.key.to_owned(), value]
+        vec![self.key.clone(), value]
     }
 }
 
@@ -109,10 +109,16 @@ fn all(context: &Context) -> Vec<Shown> {
             }
         };
         Shown {
-            key: setting.key,
+            key: setting.key.to_owned(),
             value,
             origin: origin.to_string(),
         }
     });
-    shown.collect()
+    let of_registries = context.settings.of_registries();
+    let of_registries = of_registries.map(|(key, value, origin)| Shown {
+        key,
+        value: Some(value),
+        origin: origin.to_string(),
+    });
+    shown.chain(of_registries).collect()
 }

@@ -138,6 +138,10 @@ fn said(what: &EventKind) -> String {
         EventKind::StartFailed { reason } => reason.clone(),
         EventKind::Stalled { cause, reason } => format!("{cause}: {reason}"),
         EventKind::GoingOn { after_seconds } => format!("after {after_seconds:.1} s"),
+        EventKind::StallOver { after_seconds } => {
+            format!("after {after_seconds:.1} s; its user has it paused")
+        }
+        EventKind::PauseLifted => "it goes on when its stall is over".into(),
         EventKind::Died { unseen: true } => "while no service ran".into(),
         EventKind::SnapshotMade { snapshot }
         | EventKind::SnapshotRestored { snapshot }

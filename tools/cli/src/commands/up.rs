@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::host::{HostOptions, HostService};
 use super::server::{GRACE, RegistryOptions, RegistryService};
 use crate::context::Context;
-use crate::logging::LogOptions;
+use crate::logging::{LogOf, LogOptions};
 use crate::output::note;
 use crate::settings::{Settings, SettingsError};
 use crate::system::Signals;
@@ -38,7 +38,7 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        self.log.begin(&context.settings)?;
+        self.log.begin(LogOf::Host, &context.settings)?;
         let opened = RegistryService::open(context, Some(self.listen), self.registry)?;
         let (server, registry) = opened;
         let host = HostService::open(context, self.host)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use shale_model::{PlanId, TemplateId};
 
-use super::Repository;
+use super::{Repository, ShownPlace};
 
 /// What is done about the snapshots of an instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct Snapshot {
     pub created: u64,
     /// Bytes on this host that it takes.
     pub bytes: u64,
+    /// What it is: what the guest had written, or all of a disk that was a plain file. The room of a file counts as its own
+    /// also where the file system has it shared with the disk.
+    pub place: ShownPlace,
     /// Bytes of the disk.
     pub disk_bytes: u64,
     /// The reference of the template that the instance had then.

@@ -87,6 +87,13 @@ pub enum EventKind {
         /// For how long.
         after_seconds: f64,
     },
+    /// It is stalled no longer; but its user has it paused, and it goes on only when that is over.
+    StallOver {
+        /// For how long.
+        after_seconds: f64,
+    },
+    /// Its user, who had paused it, lets it run: it does when its stall is over.
+    PauseLifted,
     /// Somebody stopped it.
     Stopped,
     /// Its machine ended and nobody had stopped it: the guest shut itself down, or the hypervisor is dead.
@@ -187,6 +194,8 @@ impl EventKind {
             Self::Resumed => "resumed",
             Self::Stalled { .. } => "stalled",
             Self::GoingOn { .. } => "going_on",
+            Self::StallOver { .. } => "stall_over",
+            Self::PauseLifted => "pause_lifted",
             Self::Stopped => "stopped",
             Self::Died { .. } => "died",
             Self::Removed => "removed",

@@ -351,10 +351,64 @@ pub struct Repository {
     pub address: String,
     /// What is for the registry at this address alone; nothing for a directory.
     pub credentials: Credentials,
-    /// URLs of other registries that may have the same chunks, in the order in which they are asked before this one.
-    /// They are shown no token.
+    /// Other registries that may have the same chunks, in the order in which they are asked before this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mirrors: Vec<String>,
+    pub mirrors: Vec<Mirror>,
+}
+
+/// A registry that may have the same chunks as another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "MirrorForm", into = "MirrorForm")]
+pub struct Mirror {
+    /// Its URL.
+    pub address: String,
+    /// What is for this registry alone.
+    pub credentials: Credentials,
+}
+
+/// As it is written: one without credentials is its URL, as all were once.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum MirrorForm {
+    Address(String),
+    Whole {
+        address: String,
+        credentials: Credentials,
+    },
+}
+
+impl From<MirrorForm> for Mirror {
+    fn from(form: MirrorForm) -> Self {
+        match form {
+            MirrorForm::Address(address) => Self {
+                address,
+                credentials: Credentials::default(),
+            },
+            MirrorForm::Whole {
+                address,
+                credentials,
+            } => Self {
+                address,
+                credentials,
+            },
+        }
+    }
+}
+
+impl From<Mirror> for MirrorForm {
+    fn from(mirror: Mirror) -> Self {
+        let Mirror {
+            address,
+            credentials,
+        } = mirror;
+        match credentials.is_empty() {
+            true => Self::Address(address),
+            false => Self::Whole {
+                address,
+                credentials,
+            },
+        }
+    }
 }
 
 /// Most mirrors of a repository: where none answers, each costs a read its connection time.

@@ -41,6 +41,9 @@ pub struct Instance {
     /// Why, where there is a reason: a pause by an error, a damaged record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether its user has paused it: then it does not go on by itself, though it may be stalled as well.
+    #[serde(default)]
+    pub paused_by_user: bool,
     /// Whether it starts by itself after a boot of the host, if it ran before.
     pub autostart: bool,
     /// How it began, where a warm start was asked for.

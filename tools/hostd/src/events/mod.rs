@@ -155,6 +155,7 @@ fn still_stalled(events: Vec<Event>) -> BTreeMap<String, Event> {
                 stalled.entry(machine).or_insert(event);
             }
             EventKind::GoingOn { .. }
+            | EventKind::StallOver { .. }
             | EventKind::Starting
             | EventKind::Stopped
             | EventKind::Died { .. }
@@ -194,6 +195,8 @@ mod tests {
             ("c", stalled()),
             ("b", going_on()),
             ("c", EventKind::Died { unseen: false }),
+            ("d", stalled()),
+            ("d", EventKind::StallOver { after_seconds: 1.0 }),
             ("a", EventKind::Paused),
             (
                 "b",

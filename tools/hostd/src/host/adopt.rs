@@ -274,10 +274,9 @@ impl Host {
         let (disk, ended) = {
             let mut live = instance.live();
             live.holds_ports = false;
-            live.stands_still = false;
             live.fill_is_told = false;
             live.arrival = Arrival::default();
-            live.stalls.end(Instant::now());
+            live.standstill.end(Instant::now());
             if let Some(fill) = live.snapshot_fill.take() {
                 fill.abort();
             }

@@ -44,7 +44,7 @@ impl Host {
     fn count(&self, instance: &Instance, shares: &mut Shares) -> CountedMachine {
         let (record, state, stalls) = {
             let live = instance.live();
-            let sums = live.stalls.sums().iter();
+            let sums = live.standstill.stalls().sums().iter();
             let sums = sums.map(|(cause, time)| (cause.name(), time.as_secs_f64()));
             (live.record.clone(), state(&live), sums.collect())
         };
@@ -111,7 +111,7 @@ fn state(live: &Live) -> MachineState {
         (None, Phase::Deploying) => MachineState::Deploying,
         (None, Phase::Stopped | Phase::Started) => MachineState::Stopped,
         (Some(_), _) if record.paused => MachineState::Paused,
-        (Some(_), _) if live.stalls.now().is_some() => MachineState::Stalled,
+        (Some(_), _) if live.standstill.stalls().now().is_some() => MachineState::Stalled,
         (Some(_), _) => MachineState::Running,
     }
 }

@@ -16,11 +16,9 @@ use crate::disk_place::DiskPlace;
 use crate::name::InstanceName;
 use crate::patience::Hope;
 use crate::record::{Origin, Record};
-use crate::seen::{Arrival, Stalls};
+use crate::seen::{Arrival, Standstill, Wanted};
 use crate::served::Served;
 use crate::snapshot::Snapshot;
-
-use super::stall::Questions;
 
 /// An instance.
 pub(super) struct Instance {
@@ -46,16 +44,12 @@ pub(super) struct Live {
     pub(super) snapshot_fill: Option<AbortHandle>,
     /// What its first boot reads, until it is ready.
     pub(super) trace: Option<Arc<Trace>>,
-    /// When its hypervisor was asked whether the guest stands still.
-    pub(super) questions: Questions,
+    /// Whether its guest stands still, and why.
+    pub(super) standstill: Standstill,
     /// Whether the ports of the record are its own: from before the machine starts until it has ended.
     pub(super) holds_ports: bool,
     /// What its disk was at other times.
     pub(super) snapshots: BTreeMap<InstanceName, Snapshot>,
-    /// When it was stalled.
-    pub(super) stalls: Stalls,
-    /// Whether its hypervisor said last that the guest stands still because its disk failed.
-    pub(super) stands_still: bool,
     /// How its content comes.
     pub(super) arrival: Arrival,
     /// Whether it was told that all of it has come.
@@ -78,6 +72,11 @@ impl Live {
             .iter()
             .map(|record| &record.origin)
             .chain(snapshots)
+    }
+
+    /// What its user wants of its guest.
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted::of(self.record.as_ref().is_some_and(|record| record.paused))
     }
 }
 

@@ -4,7 +4,7 @@
 //! stands still from that moment until the record names the file, durably; so whatever is killed on the way, what the
 //! record names has all that the guest wrote.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::api::{Brought, EventKind, Outcome, Stage};
 use crate::disk_file::write_disk;
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
+use crate::file_copy::sync_with_name;
 use crate::local::local_bytes;
 use crate::name::InstanceName;
 use crate::overlay_copy::Copied;
@@ -219,7 +220,7 @@ impl Host {
             .and_then(|()| {
                 self.mark_held(instance)?;
                 mover.finish(vm, target)?;
-                sync(target)
+                sync_with_name(target)
             });
         let Err(error) = moved else {
             return Ok(());
@@ -288,7 +289,7 @@ impl Host {
         let moved = mover.moved_to(vm)?;
         match moved.and_then(|name| DiskPlace::named(&name)) {
             Some(place) if place != record.disk => {
-                sync(&instance.paths.disk_at(&place))?;
+                sync_with_name(&instance.paths.disk_at(&place))?;
                 record.disk = place;
                 self.keep(&instance.name, &record)?;
             }
@@ -306,14 +307,4 @@ fn has_other_file(instance: &Instance, record: &Record) -> bool {
         let place = DiskPlace::named(&entry.file_name().to_string_lossy());
         place.is_some_and(|place| matches!(place, DiskPlace::File { .. }) && place != record.disk)
     })
-}
-
-/// Makes a file durable, with its name.
-fn sync(path: &Path) -> HostResult<()> {
-    let parent = path.parent().unwrap_or(path);
-    for path in [path, parent] {
-        let synced = File::open(path).and_then(|file| file.sync_all());
-        synced.map_err(system("sync", path))?;
-    }
-    Ok(())
 }

@@ -5,22 +5,16 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use shale_model::DeviceError;
-use shale_view::{FillState, WaitCause};
+use shale_view::FillState;
 
 use crate::api::{Event, EventKind};
 use crate::local::local_bytes;
 use crate::metrics::SourceSums;
-use crate::seen::{Change, Stall, StallCause};
+use crate::seen::{Change, NO_ANSWER, Sight, Stall, StallCause};
 use crate::served::Served;
 
 use super::Host;
 use super::instance::{Instance, Live};
-
-/// A read that waits so long is a stall. Shorter waits are what laziness costs, and are counted.
-const STALLED_AFTER: Duration = Duration::from_secs(3);
-
-/// What is said of a stall while nothing is known to be wrong.
-pub(super) const NO_ANSWER: &str = "no answer yet";
 
 impl Host {
     /// Looks at an instance whose machine runs. Blocks.
@@ -28,8 +22,8 @@ impl Host {
         let now = Instant::now();
         let (change, filled) = {
             let mut live = instance.live();
-            let change = stall_of(&live, now);
-            (live.stalls.look(change, now), filled(&mut live))
+            let (sight, wanted) = (sight_of(&live), live.wanted());
+            (live.standstill.look(sight, wanted, now), filled(&mut live))
         };
         let name = Some(instance.name.as_str());
         let happened = |what| self.witness.events.happened(name, what);
@@ -40,6 +34,9 @@ impl Host {
                 reason: stall.reason,
             }),
             Some(Change::GoesOn(after)) => happened(EventKind::GoingOn {
+                after_seconds: rounded(after),
+            }),
+            Some(Change::Over(after)) => happened(EventKind::StallOver {
                 after_seconds: rounded(after),
             }),
         }
@@ -82,7 +79,7 @@ impl Host {
                 cause: StallCause::named(cause),
                 reason: reason.clone(),
             };
-            live.stalls.take_over(stall, now);
+            live.standstill.take_over(stall, now);
         }
     }
 
@@ -100,37 +97,31 @@ impl Host {
     }
 }
 
-/// Why an instance whose machine runs is stalled, if it is.
-fn stall_of(live: &Live, now: Instant) -> Option<Stall> {
-    let disk = live.disk.as_ref()?;
-    let (waiting, is_late) = (disk.waiting(), disk.is_late());
-    let since = waiting.as_ref().map_or(now, |it| it.since.into_std());
-    if is_late || now.saturating_duration_since(since) >= STALLED_AFTER {
-        // Late content is asked for again: between two of these reads, none waits.
-        let cause = waiting.as_ref().map_or(WaitCause::Transfer, |it| it.cause);
-        let reason = waiting.and_then(|waiting| waiting.reason);
-        return Some(Stall {
-            since: since.min(now),
-            cause: StallCause::Content(cause),
-            reason: reason.unwrap_or_else(|| NO_ANSWER.into()),
-        });
-    }
-    if !live.stands_still {
-        return None;
-    }
-    let error = disk.failed().reason;
-    let cause = match error {
-        Some(DeviceError::NoSpace(_)) => StallCause::DiskFull,
-        Some(_) => StallCause::DiskFailed,
-        // Late requests are all that failed, here or with the service before.
-        None => StallCause::Content(WaitCause::Transfer),
+/// What there is to see of an instance's disk.
+pub(super) fn sight_of(live: &Live) -> Sight {
+    let Some(disk) = &live.disk else {
+        return Sight::default();
     };
-    let reason = error.map_or_else(|| NO_ANSWER.into(), |error| error.to_string());
-    Some(Stall {
-        since: now,
-        cause,
-        reason,
-    })
+    let waiting = disk.waiting().map(|waiting| Stall {
+        since: waiting.since.into_std(),
+        cause: StallCause::Content(waiting.cause),
+        reason: waiting.reason.unwrap_or_else(|| NO_ANSWER.into()),
+    });
+    let error = disk.failed().reason.map(|error| Stall {
+        since: Instant::now(),
+        cause: match error {
+            DeviceError::NoSpace(_) => StallCause::DiskFull,
+            _ => StallCause::DiskFailed,
+        },
+        reason: error.to_string(),
+    });
+    Sight {
+        is_late: disk.is_late(),
+        waiting,
+        // Looked at only where that is the question.
+        has_room: error.is_some() && disk.has_room(),
+        error,
+    }
 }
 
 /// What a fill has brought, the first time that it is done.

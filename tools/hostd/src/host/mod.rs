@@ -53,7 +53,7 @@ use crate::mounts::{Mounts, Tell};
 use crate::name::InstanceName;
 use crate::pins::Pin;
 use crate::record::Records;
-use crate::seen::Witness;
+use crate::seen::{Wanted, Witness};
 use crate::source::{OpenPlace, Sources};
 
 use cached::Pinned;
@@ -381,11 +381,16 @@ impl Host {
                 let limit = Duration::from_secs(timeout_seconds);
                 self.stop(&name(&n)?, limit, then, progress).await
             }
-            Request::Pause { name: n } => self.pause(&name(&n)?).await,
+            Request::Pause { name: n } => {
+                self.want(&name(&n)?, Wanted::Paused, progress.caller).await
+            }
             Request::Autostart { name: n, autostart } => {
                 self.set_autostart(&name(&n)?, autostart).await
             }
-            Request::Resume { name: n } => self.resume(&name(&n)?).await,
+            Request::Resume { name: n } => {
+                self.want(&name(&n)?, Wanted::Running, progress.caller)
+                    .await
+            }
             Request::Remove { name: n } => self.remove(&name(&n)?, progress.caller).await,
             Request::Export { name: n, file } => self.export(&name(&n)?, file, progress).await,
             Request::Localize { name: n } => self.localize(&name(&n)?, progress).await,

@@ -151,6 +151,7 @@ fn with_reference(mut record: Record, reference: String, repository: &Repository
         reference,
         repository: repository.address.clone(),
         credentials: repository.credentials.clone(),
+        mirrors: repository.mirrors.clone(),
         ..record.origin
     };
     record

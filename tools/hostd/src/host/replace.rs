@@ -18,23 +18,36 @@ use super::deploy::{alias, put_private};
 use super::instance::Instance;
 
 impl Host {
-    /// Gives an instance that is stopped the disk that `make` makes, durably, in an empty directory, and the record
+    /// Gives an instance that is stopped the overlay that `make` makes, durably, in an empty directory, and the record
     /// `next`, which is told where that is. Blocks.
     pub(super) fn replace_disk(
         &self,
         instance: &Instance,
-        mut next: Record,
+        next: Record,
         make: impl FnOnce(&Path) -> HostResult<()>,
     ) -> HostResult<()> {
-        let old = next.disk;
-        next.disk = old.next_overlay();
-        let directory = instance.paths.disk_at(&next.disk);
+        let place = next.disk.next_overlay();
+        self.put_disk(instance, next, place, |directory| {
+            DirFiles::create(directory)?;
+            make(directory)
+        })
+    }
+
+    /// The same with a disk that `make` makes, durably, at a path where nothing is, for `place`. Blocks.
+    pub(super) fn put_disk(
+        &self,
+        instance: &Instance,
+        mut next: Record,
+        place: DiskPlace,
+        make: impl FnOnce(&Path) -> HostResult<()>,
+    ) -> HostResult<()> {
+        let old = std::mem::replace(&mut next.disk, place);
+        let path = instance.paths.disk_at(&next.disk);
         // What an earlier try left.
-        remove_dir(&directory)?;
-        let made = DirFiles::create(&directory).map_err(HostError::Files);
-        if let Err(error) = made.and_then(|_| make(&directory)) {
+        remove_disk(&path)?;
+        if let Err(error) = make(&path) {
             // What cannot be removed now is swept when the service starts.
-            let _ = remove_dir(&directory);
+            let _ = remove_disk(&path);
             return Err(error);
         }
         // Where this fails, the record on disk may name either: both stay until the service starts again.

@@ -20,13 +20,13 @@ use crate::error::{HostError, HostResult};
 use crate::local::local_bytes;
 use crate::name::InstanceName;
 use crate::record::{Phase, Record};
-use crate::seen::Stalls;
+use crate::seen::{NO_ANSWER, Stalls};
 use crate::served::Served;
 
 use super::Host;
 use super::deploy::alias;
 use super::instance::Instance;
-use super::looks::{NO_ANSWER, rounded};
+use super::looks::rounded;
 
 fn fill(state: FillState) -> Fill {
     match state {
@@ -151,6 +151,7 @@ impl Host {
             name,
             state,
             reason: waits.or(trouble).or(reason),
+            paused_by_user: record.paused,
             autostart: record.autostart,
             warm: record.warm,
             reference: record.origin.reference,
@@ -192,10 +193,18 @@ impl Host {
                 Phase::Stopped | Phase::Started => (InstanceState::Stopped, None),
             };
         };
+        let both = || {
+            let live = instance.live();
+            let stall = live.standstill.stalls().now()?;
+            Some(format!("by its user; stalled, too: {}", stall.reason))
+        };
         match self.driver.state(vm) {
             Ok(VmState::Running) => (InstanceState::Running, None),
-            Ok(VmState::Paused(reason)) => (InstanceState::Paused, Some(reason)),
-            Ok(VmState::DiskFailed) if record.paused => (InstanceState::Paused, None),
+            Ok(VmState::Paused(reason)) => {
+                let both = record.paused.then(both).flatten();
+                (InstanceState::Paused, Some(both.unwrap_or(reason)))
+            }
+            Ok(VmState::DiskFailed) if record.paused => (InstanceState::Paused, both()),
             Ok(VmState::DiskFailed) => (InstanceState::Paused, Some(self.why_failed(instance))),
             Ok(VmState::Silent) => (InstanceState::Silent, None),
             Ok(VmState::Ended) => (InstanceState::Stopped, None),
@@ -223,7 +232,7 @@ impl Host {
                     eta = live.arrival.left(content_bytes.saturating_sub(local_bytes));
                 }
             }
-            stalls_of(&live.stalls)
+            stalls_of(live.standstill.stalls())
         };
         ShownDisk {
             bytes: record.disk_bytes,

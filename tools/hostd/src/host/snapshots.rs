@@ -10,19 +10,23 @@ use std::time::Duration;
 use shale_hvplug::{Vm, VmState};
 use shale_view::{Overlay, open_plan};
 
-use crate::api::{self, Damaged, Outcome, SnapshotAction, Stage};
+use crate::api::{self, Damaged, Outcome, ShownPlace, SnapshotAction, Stage};
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
+use crate::file_copy::copy_file;
 use crate::name::InstanceName;
 use crate::overlay_copy::{Copied, copy_overlay};
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::served::{Served, open_overlay};
-use crate::snapshot::{Snapshot, Snapshots};
+use crate::snapshot::{KeptDisk, Snapshot, Snapshots};
 
 use super::instance::Instance;
 use super::show::room_of;
 use super::{Host, Progress};
+
+/// Most snapshots of an instance. All are read when the service starts, and each takes the room of what the guest had written.
+const MAX_SNAPSHOTS: usize = 64;
 
 /// A guest that stands still for as long as its disk is copied.
 struct Held(Vm);
@@ -86,18 +90,29 @@ impl Host {
         let record = instance.live().record.clone();
         let record = record.ok_or_else(|| HostError::Busy(instance.name.to_string()))?;
         let kept = Snapshots::at(instance.paths.snapshots());
-        if kept.list()?.contains_key(name) {
+        let there = kept.list()?;
+        if there.contains_key(name) {
             return Err(HostError::SnapshotExists {
                 name: instance.name.to_string(),
                 snapshot: name.to_string(),
             });
         }
+        if there.len() >= MAX_SNAPSHOTS {
+            let name = instance.name.to_string();
+            return Err(HostError::Snapshots(name, MAX_SNAPSHOTS));
+        }
         let snapshot = Snapshot::of(&record, self.now());
-        let finished = kept.begin(name).and_then(|()| {
-            let target = kept.overlay(name);
-            self.while_it_is_still(instance, &record, |overlay, let_go_on| {
-                let plan = record.origin.plan;
-                copy_overlay(overlay, plan, &target, patience, copied, let_go_on)
+        let finished = kept.begin(name, snapshot.disk).and_then(|()| {
+            let target = kept.disk(name, snapshot.disk);
+            self.while_it_is_still(instance, |let_go_on| match record.disk {
+                DiskPlace::Overlay { .. } => {
+                    let (overlay, plan) = (overlay_of(instance, &record)?, record.origin.plan);
+                    copy_overlay(&overlay, plan, &target, patience, copied, let_go_on)
+                }
+                DiskPlace::File { .. } => {
+                    let file = instance.paths.disk_at(&record.disk);
+                    copy_file(&file, &target, patience, copied, let_go_on)
+                }
             })?;
             kept.finish(name, &snapshot)
         });
@@ -110,27 +125,18 @@ impl Host {
         Ok(Outcome::Snapshot(Box::new(shown)))
     }
 
-    /// Does `work` with what a guest wrote, which writes nothing until that lets it go on. Blocks.
+    /// Does `work` with the disk of a guest, which writes nothing until that lets it go on. Blocks.
     fn while_it_is_still(
         &self,
         instance: &Instance,
-        record: &Record,
-        work: impl FnOnce(&Overlay, &dyn Fn() -> HostResult<()>) -> HostResult<()>,
+        work: impl FnOnce(&dyn Fn() -> HostResult<()>) -> HostResult<()>,
     ) -> HostResult<()> {
-        if let DiskPlace::File { .. } = record.disk {
-            return Err(HostError::IsFile(instance.name.to_string()));
-        }
         let held = self.hold(instance)?;
-        let overlay = instance.live().disk.as_ref().map(Served::overlay);
-        let overlay = match overlay {
-            Some(overlay) => Ok(overlay),
-            None => open_overlay(&instance.paths.disk_at(&record.disk), record.origin.plan),
-        };
         let let_go_on = || match &held {
             Some(Held(vm)) => self.let_go_on(instance, vm),
             None => Ok(()),
         };
-        let worked = overlay.and_then(|overlay| work(&overlay, &let_go_on));
+        let worked = work(&let_go_on);
         // It does that at once where the work has not come so far; where it fails, the next look tries again.
         worked.and(let_go_on())
     }
@@ -183,12 +189,23 @@ impl Host {
         let kept = Snapshots::at(instance.paths.snapshots());
         let snapshot = find(instance, &kept, name)?;
         let plan = snapshot.origin.plan;
-        // Before the disk that can be read is given up.
-        open_plan(&self.plan_path(plan), plan)?;
-        let from = open_overlay(&kept.overlay(name), plan)?;
-        self.replace_disk(instance, snapshot.restored(&record), |dir| {
-            copy_overlay(&from, plan, dir, patience, copied, || Ok(()))
-        })?;
+        let (next, from) = (snapshot.restored(&record), kept.disk(name, snapshot.disk));
+        match snapshot.disk {
+            KeptDisk::Overlay => {
+                // Before the disk that can be read is given up.
+                open_plan(&self.plan_path(plan), plan)?;
+                let from = open_overlay(&from, plan)?;
+                self.replace_disk(instance, next, |dir| {
+                    copy_overlay(&from, plan, dir, patience, copied, || Ok(()))
+                })?;
+            }
+            KeptDisk::File => {
+                let place = next.disk.next_file();
+                self.put_disk(instance, next, place, |file| {
+                    copy_file(&from, file, patience, copied, || Ok(()))
+                })?;
+            }
+        }
         instance.live().trace = None;
         Ok(Outcome::Nothing)
     }
@@ -199,6 +216,15 @@ type Action = (
     fn(&Arc<Host>, &Instance, &InstanceName, (&Patience, &Copied)) -> HostResult<Outcome>,
     InstanceName,
 );
+
+/// What the guest of an instance wrote, where that lies over a plan. Blocks.
+fn overlay_of(instance: &Instance, record: &Record) -> HostResult<Arc<Overlay>> {
+    let overlay = instance.live().disk.as_ref().map(Served::overlay);
+    match overlay {
+        Some(overlay) => Ok(overlay),
+        None => open_overlay(&instance.paths.disk_at(&record.disk), record.origin.plan),
+    }
+}
 
 /// All snapshots of an instance. Blocks.
 fn list(instance: &Instance) -> HostResult<Outcome> {
@@ -259,7 +285,11 @@ fn shown(kept: &Snapshots, name: &InstanceName, snapshot: &Snapshot) -> api::Sna
     api::Snapshot {
         name: name.to_string(),
         created: snapshot.created,
-        bytes: room_of(&kept.overlay(name)),
+        bytes: room_of(&kept.disk(name, snapshot.disk)),
+        place: match snapshot.disk {
+            KeptDisk::Overlay => ShownPlace::Overlay,
+            KeptDisk::File => ShownPlace::File,
+        },
         disk_bytes: snapshot.disk_bytes,
         reference: snapshot.origin.reference.clone(),
         template: snapshot.origin.template,

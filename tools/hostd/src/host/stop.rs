@@ -6,9 +6,10 @@ use std::time::Duration;
 use shale_hvplug::{Stop, Vm};
 use tokio::time::{Instant, sleep};
 
-use crate::api::{Caller, IfStuck, Outcome, Stage};
+use crate::api::{Caller, EventKind, IfStuck, Outcome, Stage};
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
+use crate::seen::{Stall, Wanted};
 
 use super::instance::Instance;
 use super::{Host, Progress};
@@ -18,13 +19,6 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How often the power button is pressed: a guest that is still booting does not hear it.
 const PRESS_EVERY: Duration = Duration::from_secs(5);
-
-/// What somebody wants of a guest's processors.
-#[derive(Debug, Clone, Copy)]
-enum Wanted {
-    Paused,
-    Running,
-}
 
 impl Host {
     /// Asks the guest to shut down and waits for it.
@@ -94,17 +88,13 @@ impl Host {
             .await
     }
 
-    /// Stops the guest's processors.
-    pub(super) async fn pause(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
-        self.change(name, Wanted::Paused).await
-    }
-
-    /// Lets the guest's processors run again.
-    pub(super) async fn resume(self: &Arc<Self>, name: &InstanceName) -> HostResult<Outcome> {
-        self.change(name, Wanted::Running).await
-    }
-
-    async fn change(self: &Arc<Self>, name: &InstanceName, wanted: Wanted) -> HostResult<Outcome> {
+    /// Has a guest's processors stand still, or lets them run as far as its user is concerned.
+    pub(super) async fn want(
+        self: &Arc<Self>,
+        name: &InstanceName,
+        wanted: Wanted,
+        caller: Caller,
+    ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         let _changing = self.right_to_change(&instance).await?;
         let vm = instance.vm().filter(|vm| vm.process.runs());
@@ -113,20 +103,33 @@ impl Host {
         let changed = self.blocking(move |host| match wanted {
             Wanted::Paused => {
                 // First, so that nobody lets it go on.
-                host.keep_paused(&this, true)?;
+                let is_news = host.keep_paused(&this, true)?;
                 let paused = host.driver.pause(&vm);
-                if paused.is_err() {
+                if paused.is_err() && is_news {
                     host.keep_paused(&this, false)?;
                 }
                 Ok(paused?)
             }
             Wanted::Running => {
-                host.keep_paused(&this, false)?;
+                let is_news = host.keep_paused(&this, false)?;
+                // Of what another service told this one may not have heard yet.
+                let inherited = this.live().standstill.inherited().cloned();
+                let inherited = match inherited.filter(|_| is_news) {
+                    Some(Stall { reason, .. }) => {
+                        let name = this.name.to_string();
+                        Err(HostError::Stalled { name, reason })
+                    }
+                    None => Ok(()),
+                };
                 // Also where its content is late: then it stands still for that, and goes on by itself.
                 host.driver.resume(&vm)?;
-                // If it does again, the next look finds that.
-                this.live().stands_still = false;
-                host.check_no_stall(&this)
+                this.live().standstill.resumed(std::time::Instant::now());
+                let stalled = host.check_no_stall(&this).and(inherited);
+                if stalled.is_err() && is_news {
+                    let (events, name) = (&host.witness.events, this.name.as_str());
+                    events.tell(Some(name), &caller, EventKind::PauseLifted);
+                }
+                stalled
             }
         });
         changed.await?;

@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use shale_view::{CacheDeeds, CacheUsage, Checked, Counters, WaitCause};
+use shale_view::{CacheDeeds, CacheUsage, Checked, Counters, Observer as _, WaitCause};
 
 use super::Noted;
 
@@ -309,6 +309,7 @@ mod tests {
     use shale_view::{FirstReads, Hedge, Observer, Purpose, Source};
 
     use super::*;
+    use crate::metrics::Face;
 
     #[test]
     fn everything_has_its_name_and_its_value() {
@@ -322,7 +323,8 @@ mod tests {
         counters.hedged(Hedge::Sent);
         counters.retried(Trouble::Unavailable, "nobody is there");
         let noted = Noted::new();
-        noted.nbd_reads().observe(0.002);
+        noted.reads(Face::Nbd).observe(0.002);
+        noted.reads(Face::FuseTree).observe(0.02);
         noted.ready(4.0);
         noted.booted(FirstReads { here: 3, waited: 1 });
         let usage = CacheUsage {
@@ -365,6 +367,7 @@ mod tests {
             "shale_read_bytes_total{source=\"cache\"} 100",
             "shale_read_bytes_total{source=\"fetched\"} 20",
             "shale_read_duration_seconds_bucket{le=\"0.003\",face=\"nbd\"} 1",
+            "shale_read_duration_seconds_bucket{le=\"0.003\",face=\"fuse_tree\"} 0",
             "shale_stall_seconds_total{reason=\"unavailable\"} 0.0",
             "shale_fetched_bytes_total{purpose=\"boot_set\"} 7",
             "shale_fetch_retries_total 1",

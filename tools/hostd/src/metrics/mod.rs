@@ -34,6 +34,16 @@ pub(crate) struct Noted {
 }
 
 /// Through what a disk is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Face {
+    /// The socket of a machine.
+    Nbd,
+    /// Files of a mounted tree.
+    FuseTree,
+    /// A mounted disk as a file.
+    FuseDisk,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FaceLabels {
     face: &'static str,
@@ -61,9 +71,14 @@ impl Noted {
         boots.waited += firsts.waited;
     }
 
-    /// Where reads through the NBD face are noted.
-    pub(crate) fn nbd_reads(&self) -> Histogram {
-        self.reads.get_or_create_owned(&FaceLabels { face: "nbd" })
+    /// Where reads through a face are noted.
+    pub(crate) fn reads(&self, face: Face) -> Histogram {
+        let face = match face {
+            Face::Nbd => "nbd",
+            Face::FuseTree => "fuse_tree",
+            Face::FuseDisk => "fuse_disk",
+        };
+        self.reads.get_or_create_owned(&FaceLabels { face })
     }
 
     fn boots(&self) -> MutexGuard<'_, FirstReads> {

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shale_fusefs::{DiskFace, DiskFile, Face, Permissions, TreeError, TreeFace};
+use shale_model::BlockDevice;
 use shale_view::{ChunkReader, Disk, Overlay, PlanFile, Trace, View, open_plan};
 
 use crate::error::HostResult;
+use crate::metrics::{Face as ReadFace, TimedDisk};
 use crate::served::open_overlay;
 use crate::source::Sources;
 
@@ -35,22 +37,34 @@ impl Opened {
         let plan = record.origin.plan;
         let file = open_plan(&source.composer.plan_path(plan), plan)?;
         let reader = source.reader.clone();
+        let noted = &source.witness.noted;
         Ok(match &record.shows {
-            Shows::Tree => Self {
-                face: match (trace, record.owner.permissions()) {
-                    (Some(trace), permissions) => {
-                        Box::new(traced_tree_face(file, reader, trace, permissions)?)
-                    }
-                    (None, permissions) => Box::new(tree_face(file, reader, permissions)?),
-                },
-                overlay: None,
-            },
+            Shows::Tree => {
+                let view = View::new(file, reader);
+                let view = Arc::new(match trace {
+                    Some(trace) => view.traced(trace),
+                    None => view,
+                });
+                let timed = TimedDisk {
+                    inner: Arc::new(Disk::read_only(view.clone())),
+                    reads: noted.reads(ReadFace::FuseTree),
+                };
+                let permissions = record.owner.permissions();
+                Self {
+                    face: Box::new(TreeFace::new(PlanOf(view), Arc::new(timed), permissions)?),
+                    overlay: None,
+                }
+            }
             Shows::Disk { overlay, owner } => {
                 let open = |dir: &PathBuf| open_overlay(dir, plan);
                 let overlay = overlay.as_ref().map(open).transpose()?;
+                let timed = TimedDisk {
+                    inner: disk_of(file, reader, overlay.clone()),
+                    reads: noted.reads(ReadFace::FuseDisk),
+                };
                 let shown = record.disk_file(*owner);
                 Self {
-                    face: Box::new(disk_face(file, reader, overlay.clone(), shown)),
+                    face: Box::new(DiskFace::new(Arc::new(timed), shown)),
                     overlay,
                 }
             }
@@ -64,21 +78,7 @@ pub fn tree_face(
     reader: Arc<ChunkReader>,
     permissions: Permissions,
 ) -> Result<impl Face, TreeError> {
-    face_of(View::new(plan, reader), permissions)
-}
-
-/// The same, which notes in a trace what is read.
-fn traced_tree_face(
-    plan: PlanFile,
-    reader: Arc<ChunkReader>,
-    trace: Arc<Trace>,
-    permissions: Permissions,
-) -> Result<impl Face, TreeError> {
-    face_of(View::new(plan, reader).traced(trace), permissions)
-}
-
-fn face_of(view: View, permissions: Permissions) -> Result<impl Face, TreeError> {
-    let view = Arc::new(view);
+    let view = Arc::new(View::new(plan, reader));
     let disk = Arc::new(Disk::read_only(view.clone()));
     TreeFace::new(PlanOf(view), disk, permissions)
 }
@@ -90,12 +90,19 @@ pub fn disk_face(
     overlay: Option<Arc<Overlay>>,
     file: DiskFile,
 ) -> DiskFace {
+    DiskFace::new(disk_of(plan, reader, overlay), file)
+}
+
+fn disk_of(
+    plan: PlanFile,
+    reader: Arc<ChunkReader>,
+    overlay: Option<Arc<Overlay>>,
+) -> Arc<dyn BlockDevice> {
     let view = Arc::new(View::new(plan, reader));
-    let disk = match overlay {
+    Arc::new(match overlay {
         None => Disk::read_only(view),
         Some(overlay) => Disk::writable(view, overlay),
-    };
-    DiskFace::new(Arc::new(disk), file)
+    })
 }
 
 /// The plan of a view.

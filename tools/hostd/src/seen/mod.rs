@@ -3,6 +3,7 @@
 
 mod arrival;
 mod stalls;
+mod standstill;
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use crate::metrics::Noted;
 
 pub(crate) use arrival::Arrival;
 pub(crate) use stalls::{Change, Stall, StallCause, Stalls};
+pub(crate) use standstill::{Guest, NO_ANSWER, Sight, Standstill, Wanted};
 
 /// Who is told what happens.
 #[derive(Clone)]

@@ -58,6 +58,8 @@ pub(crate) enum Change {
     Stalled(Stall),
     /// It goes on, after this time.
     GoesOn(Duration),
+    /// It could go on, after this time; but its user has it paused.
+    Over(Duration),
 }
 
 /// The stalls of a machine.

@@ -25,7 +25,7 @@ use tokio::net::UnixListener;
 use crate::commands::keeper;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::logging::{LogOptions, say_to_log, warn_in_log};
+use crate::logging::{LogOf, LogOptions, say_to_log, warn_in_log};
 use crate::output::parse_bytes;
 use crate::settings::{Settings, SettingsError, parse_address, parse_switch};
 use crate::system::Signals;
@@ -104,7 +104,7 @@ impl Run {
             // A session of its own: the end of a terminal does not reach it.
             nix::unistd::setsid().context("begin a session")?;
         }
-        self.log.begin(&context.settings)?;
+        self.log.begin(LogOf::Host, &context.settings)?;
         let service = HostService::open(context, self.options)?;
         context.runtime.block_on(async {
             let signals = Signals::watch()?;

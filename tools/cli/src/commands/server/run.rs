@@ -16,10 +16,11 @@ use shale_registry::{
     Server, Settings as RegistrySettings, TokenStore,
 };
 use tokio::net::TcpListener;
+use tracing::Level;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::note;
+use crate::logging::{LogOf, LogOptions, say_to_log};
 use crate::settings::{Settings, SettingsError, parse_address, parse_switch};
 use crate::system::Signals;
 
@@ -44,6 +45,8 @@ pub(crate) struct Run {
     listen: Option<SocketAddr>,
     #[command(flatten)]
     options: RegistryOptions,
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 /// What a registry can be told besides where it listens.
@@ -74,6 +77,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
 impl Run {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        self.log.begin(LogOf::Registry, &context.settings)?;
         let (server, service) = RegistryService::open(context, self.listen, self.options)?;
         context.runtime.block_on(async {
             let signals = Signals::watch()?;
@@ -162,9 +166,9 @@ impl RegistryService {
     /// Says where it is reached.
     pub(crate) fn announce(&self, context: &Context, server: &Server) -> anyhow::Result<()> {
         if !context.global.quiet {
-            note!("serving on {}", self.url);
+            say_to_log(&format!("serving on {}", self.url));
             if let Some(fingerprint) = server.fingerprint() {
-                note!("fingerprint {fingerprint}");
+                say_to_log(&format!("fingerprint {fingerprint}"));
             }
         }
         if let Some(file) = &self.options.address_file {
@@ -263,25 +267,70 @@ fn hinted(error: BindError) -> anyhow::Error {
         .into()
 }
 
-/// Failures of the server, a line each, on standard error.
+/// What the server does, in its log. A line of a request has its id, which is what a client that failed was told.
 struct Log;
 
+/// How much a request matters to whoever reads the log.
+fn level(request: &Answered<'_>) -> Level {
+    let only_looks = matches!(request.method, "GET" | "HEAD");
+    match request.status {
+        500.. => Level::ERROR,
+        // Somebody comes without a token, or tries one that has ended.
+        401 | 403 => Level::WARN,
+        _ if only_looks => Level::DEBUG,
+        _ => Level::INFO,
+    }
+}
+
 impl Observer for Log {
-    fn answered(&self, request: &Answered<'_>) {
-        let Some(failure) = request.failure.filter(|_| request.status >= 500) else {
-            return;
-        };
+    fn answered(&self, answered: &Answered<'_>) {
         let Answered {
-            request_id,
+            request_id: request,
             method,
             route,
             status,
-            ..
-        } = request;
-        note!("{request_id} {method} {route} {status}: {failure}");
+            took,
+            failure,
+        } = answered;
+        let seconds = took.as_secs_f64();
+        // At the highest level, so that every line has it.
+        let span = tracing::error_span!("request", request, method, route);
+        let _inside = span.enter();
+        let said = if failure.is_some() { "failed" } else { "done" };
+        match level(answered) {
+            Level::ERROR => tracing::error!(status, seconds, failure, "{said}"),
+            Level::WARN => tracing::warn!(status, seconds, failure, "{said}"),
+            Level::INFO => tracing::info!(status, seconds, failure, "{said}"),
+            _ => tracing::debug!(status, seconds, failure, "{said}"),
+        }
     }
 
     fn cut_off(&self, action: &str, failure: &str) {
-        note!("{action}: cut off: {failure}");
+        tracing::error!(action, failure, "an answer was cut off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_is_logged_and_looks_are_not() {
+        let of = |method, status| {
+            level(&Answered {
+                request_id: "1",
+                method,
+                route: "",
+                status,
+                took: Duration::ZERO,
+                failure: None,
+            })
+        };
+        assert_eq!(of("GET", 200), Level::DEBUG);
+        assert_eq!(of("HEAD", 404), Level::DEBUG);
+        assert_eq!(of("PUT", 201), Level::INFO);
+        assert_eq!(of("PUT", 409), Level::INFO);
+        assert_eq!(of("GET", 401), Level::WARN);
+        assert_eq!(of("GET", 503), Level::ERROR);
     }
 }
