@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 32] = [
+const PACKAGES: [(&str, &str); 36] = [
     ("chroot", "coreutils"),
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
@@ -22,11 +22,14 @@ const PACKAGES: [(&str, &str); 32] = [
     ("getfacl", "acl"),
     ("getfattr", "attr"),
     ("head", "coreutils"),
+    ("losetup", "mount"),
     ("mke2fs", "e2fsprogs"),
     ("mount", "mount"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdinfo", "libnbd-bin"),
     ("nbdkit", "nbdkit"),
+    ("nsenter", "util-linux"),
+    ("perl", "perl-base"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("qemu-nbd", "qemu-utils"),
@@ -40,6 +43,7 @@ const PACKAGES: [(&str, &str); 32] = [
     ("systemd-analyze", "systemd"),
     ("tar", "tar"),
     ("umount", "mount"),
+    ("unshare", "util-linux"),
 ];
 
 /// The command of a program in the table above.

@@ -8,6 +8,7 @@ mod dying;
 mod forecast;
 mod kills;
 mod localize;
+mod reboots;
 mod reimage;
 mod snapshots;
 mod stall;
