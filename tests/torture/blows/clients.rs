@@ -27,6 +27,10 @@ pub(super) fn attack(
         }
         false => guest,
     };
+    if scene.vms.state(name)? == "stopped" {
+        // What it was to be started for was in its way; then there is another blow.
+        return Ok(());
+    }
     let socket = scene.vms.path("run").join(name).join("disk");
     for _ in 0..CLIENTS {
         let (what, act) = HOSTILE_CLIENTS[random.below(HOSTILE_CLIENTS.len() as u64) as usize];
