@@ -38,14 +38,18 @@ const BETWEEN: Duration = Duration::from_secs(5);
 /// How often it is said how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// What it is told when it has gone apart.
+const APART: &str = "--apart";
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         // Not for people: a load on the host, which it starts itself.
         [loads::WRITER, file] => loads::write_for_ever(file.as_ref()).map(|()| true),
-        [minutes] => run(minutes, None),
-        [minutes, seed] => run(minutes, Some(seed)),
+        [APART, minutes] => run(minutes, None),
+        [APART, minutes, seed] => run(minutes, Some(seed)),
+        [_] | [_, _] => go_apart(&arguments),
         _ => Err(anyhow::anyhow!("usage: torture MINUTES [SEED]")),
     };
     match done {
@@ -60,23 +64,18 @@ fn main() -> ExitCode {
 
 /// Goes on in a mount namespace of its own: what others start copies the mounts that there are, and a file system that is
 /// to lose its power must not be in use by them.
-fn apart() -> Result<()> {
-    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt"));
-    if namespace("self")? != namespace("1")? {
-        return Ok(());
-    }
+fn go_apart(arguments: &[&str]) -> Result<bool> {
+    need_root()?;
     let mut this = tool("unshare")?;
     this.args(["--mount", "--"]).arg(std::env::current_exe()?);
     // Returns only where it fails.
-    Err(this.args(std::env::args_os().skip(1)).exec()).context("make a mount namespace")
+    Err(this.arg(APART).args(arguments).exec()).context("make a mount namespace")
 }
 
 /// Whether nothing was harmed.
 fn run(minutes: &str, seed: Option<&str>) -> Result<bool> {
     let minutes: u64 = minutes.parse().context("MINUTES is a number")?;
     ensure!((1..=10_080).contains(&minutes), "a week at most");
-    need_root()?;
-    apart()?;
     let random = match seed {
         Some(seed) => Random::seeded(seed.parse().context("SEED is a number")?),
         None => Random::printed("torture"),
@@ -126,14 +125,14 @@ fn torture(time: Duration, mut random: Random) -> Result<Account> {
         println!("{account}");
         return Err(error);
     }
-    known.end(&mut scene)?;
+    let checked = known.end(&mut scene);
     let mut account = std::mem::take(&mut scene.account);
-    for load in &loads {
-        load.check_all()?;
-        account.add(load);
+    let checked = checked.and_then(|()| loads.iter().try_for_each(Load::check_all));
+    loads.iter().for_each(|load| account.add(load));
+    let ended = checked.and_then(|()| scene.take_down(&mut account));
+    if let Err(error) = ended {
+        account.left.push(format!("{error:#}"));
     }
-    drop(loads);
-    scene.take_down(&mut account)?;
     Ok(account)
 }
 

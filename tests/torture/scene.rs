@@ -80,10 +80,11 @@ impl Scene {
         }
         run(scene
             .shale()
-            .args(["template", "warm", &scene.reference, "--timeout", "300"]))?;
+            .args(["template", "warm", &scene.reference, "--timeout", "600"]))?;
         for name in &scene.names {
             let mut deploy = scene.vm(&["deploy", &scene.reference, "--name", name]);
-            run(deploy.args(["--disk", "16G", "--pause-after", "3"]))?;
+            let how = ["--disk", "16G", "--pause-after", "3", "--timeout", "600"];
+            run(deploy.args(how))?;
         }
         Ok(scene)
     }
@@ -170,7 +171,7 @@ impl Scene {
     /// Stops the machines, checks their disks, and removes everything; what is left is noted.
     pub(crate) fn take_down(mut self, account: &mut Account) -> Result<()> {
         for name in self.names.clone() {
-            run(&mut self.vm(&["stop", &name, "--timeout", "120"]))?;
+            run(&mut self.vm(&["stop", &name, "--timeout", "600"]))?;
             let disk = self.vms.shale.home().join("disk.raw");
             let path = disk.to_str().context("a path in UTF-8")?;
             run(&mut self.vm(&["export", &name, path]))?;

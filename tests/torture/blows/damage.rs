@@ -71,10 +71,13 @@ pub(super) fn pin(scene: &mut Scene) -> Result<()> {
     let listed = run(scene.shale().args(["cache", "ls", "--format", "json"]))?;
     let listed: Vec<Value> = serde_json::from_str(&listed)?;
     let is_it = |template: &&Value| {
-        let names = template["references"].as_array();
-        names.is_some_and(|names| names.iter().any(|name| *name == *kernel))
+        let names = template["references"].as_array().into_iter().flatten();
+        // With its tag.
+        let mut names = names.filter_map(Value::as_str);
+        names.any(|name| name.starts_with(&kernel))
     };
-    let found = listed.iter().find(is_it).context("what was pinned")?;
+    let found = listed.iter().find(is_it);
+    let found = found.with_context(|| format!("{kernel} in {listed:?}"))?;
     ensure!(found["pinned"] == true, "{found}");
     let mut unpin = scene.shale();
     unpin.args(["cache", "unpin", &kernel]);

@@ -300,9 +300,9 @@ fn stop(scene: &Scene) -> Result<()> {
 
 /// Runs a command, and now and then kills the service or the host while it works. Whether it was acknowledged.
 fn interrupted(scene: &mut Scene, arguments: &[&str], random: &mut Random) -> Result<bool> {
-    let what = random.below(8);
+    let what = random.below(16);
     let mut command = scene.vm(arguments);
-    if what > 3 {
+    if what > 6 {
         run(&mut command)?;
         return Ok(true);
     }

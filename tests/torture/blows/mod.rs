@@ -65,7 +65,7 @@ const WEIGHTS: [(Blow, u64); 26] = [
     (StallLink, 3),
     (CutLink, 2),
     (KillMachine, 1),
-    (CutPower, 2),
+    (CutPower, 1),
     (FlipCache, 5),
     (CutCache, 4),
     (Pause, 2),
