@@ -83,6 +83,7 @@ impl Power {
             home: home.to_owned(),
             device: device.trim().to_owned(),
             enter: tool("nsenter")?.get_program().into(),
+            // `unshare` is of the same package.
             bind: tool("setpriv")?.get_program().into(),
             up: Mutex::default(),
             own,
@@ -132,7 +133,8 @@ impl Power {
         ensure!(up.is_none(), "it is up");
         let id = self.own.path().join("boot-id");
         fs::write(&id, fs::read(NEW_ID)?)?;
-        let mut outside = tool("unshare")?;
+        let mut outside = Command::new(&self.bind);
+        outside.args(["--pdeathsig", "KILL", "--", "unshare"]);
         outside.args(["--mount", "--pid", "--fork", "--kill-child=KILL"]);
         outside.args(["--mount-proc", "sh", "-c", INIT, "host"]);
         let outside = Background::start_until(outside.arg(&id).arg(BOOT_ID), "up")?;
@@ -143,15 +145,18 @@ impl Power {
         Ok(())
     }
 
-    /// What is mounted on the host, as its kernel lists it.
+    /// What is mounted below its home, a line each, as its kernel lists it.
     ///
     /// # Errors
     ///
     /// It is down.
-    pub fn mounts(&self) -> Result<String> {
+    pub fn mounts(&self) -> Result<Vec<String>> {
         let init = self.up().as_ref().map(|up| up.init);
         let init = init.context("it is down")?.as_raw_nonzero();
-        Ok(fs::read_to_string(format!("/proc/{init}/mounts"))?)
+        let all = fs::read_to_string(format!("/proc/{init}/mounts"))?;
+        let below = format!(" {}/", self.home.display());
+        let ours = all.lines().filter(|line| line.contains(&below));
+        Ok(ours.map(str::to_owned).collect())
     }
 
     fn up(&self) -> MutexGuard<'_, Option<Up>> {

@@ -83,7 +83,7 @@ impl Scene {
             .args(["template", "warm", &scene.reference, "--timeout", "600"]))?;
         for name in &scene.names {
             let mut deploy = scene.vm(&["deploy", &scene.reference, "--name", name]);
-            let how = ["--disk", "16G", "--pause-after", "3", "--timeout", "600"];
+            let how = ["--disk", "16G", "--pause-after", "3", "--wait", "none"];
             run(deploy.args(how))?;
         }
         Ok(scene)
@@ -219,7 +219,7 @@ impl Scene {
             std::thread::sleep(Duration::from_millis(50));
         }
         let mounts = self.vms.shale.power()?.mounts()?;
-        ensure!(!mounts.contains("fuse"), "this is still mounted: {mounts}");
+        ensure!(mounts.is_empty(), "these are still mounted: {mounts:?}");
         for (below, may_have) in [("mounts", &[][..]), ("run", &["host.sock", "keep.sock"])] {
             for entry in fs::read_dir(self.vms.path(below))? {
                 let name = entry?.file_name().to_string_lossy().into_owned();

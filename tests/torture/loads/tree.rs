@@ -48,7 +48,8 @@ pub(super) fn mounted(load: &Load, how: &[&str]) -> Result<String> {
     mount.args(["mount", "--quiet", &load.reference, &point]);
     let output = mount.args(how).output()?;
     // Something else may be in its way, too.
-    let is_there = load.vms.shale.power()?.mounts()?.contains(&point);
+    let mounts = load.vms.shale.power()?.mounts()?;
+    let is_there = mounts.iter().any(|line| line.contains(&point));
     match output.status.code() {
         Some(0 | CONFLICT) if is_there => Ok(point),
         _ => bail!("{output:?}"),
