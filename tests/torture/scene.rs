@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::{Background, Input, LoopMount, Registry, Shale, Vms, free_port, run, tool};
 
 use crate::account::Account;
+use crate::commands::must;
 
 /// What of the template is read again and again: 250 MB, more than the caches of host and guest hold.
 const READ: &str = "find usr/bin usr/lib -xdev -type f -size -4096k -print0 | LC_ALL=C sort -z | xargs -0 sha256sum";
@@ -78,13 +79,15 @@ impl Scene {
         for (tree, reference) in [(base.tree(), &scene.reference), (kernel, &scene.kernel)] {
             run(scene.shale().arg("push").arg(tree).arg(reference))?;
         }
-        run(scene
-            .shale()
-            .args(["template", "warm", &scene.reference, "--timeout", "600"]))?;
+        must(
+            scene
+                .shale()
+                .args(["template", "warm", &scene.reference, "--timeout", "600"]),
+        )?;
         for name in &scene.names {
             let mut deploy = scene.vm(&["deploy", &scene.reference, "--name", name]);
             let how = ["--disk", "16G", "--pause-after", "3", "--wait", "none"];
-            run(deploy.args(how))?;
+            must(deploy.args(how))?;
         }
         Ok(scene)
     }
@@ -154,7 +157,7 @@ impl Scene {
                 "running" => {}
                 // Where the disk made it wait, it goes on by itself.
                 "paused" => drop(self.vm(&["resume", &name]).output()),
-                _ => drop(run(&mut self.vm(&["start", &name, "--wait", "none"]))?),
+                _ => drop(must(&mut self.vm(&["start", &name, "--wait", "none"]))?),
             }
         }
         Ok(())

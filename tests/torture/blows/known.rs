@@ -14,9 +14,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{NbdClient, Random, run};
+use harness::{NbdClient, Random};
 use serde_json::Value;
 
+use crate::commands::must;
 use crate::scene::Scene;
 
 use super::{kills, look};
@@ -65,7 +66,7 @@ impl Known {
             named: 0,
         };
         let mut deploy = scene.vm(&["deploy", &scene.kernel, "--name", NAME, "--wait", "none"]);
-        run(deploy.args(["--data-disk", "16M", "--pause-after", "3"]))?;
+        must(deploy.args(["--data-disk", "16M", "--pause-after", "3"]))?;
         stop(scene)?;
         Ok(known)
     }
@@ -76,7 +77,7 @@ impl Known {
 
     /// Starts it, unless it runs.
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
-        run(&mut scene.vm(&["start", NAME, "--wait", "none"])).map(drop)
+        must(&mut scene.vm(&["start", NAME, "--wait", "none"])).map(drop)
     }
 
     pub(super) fn do_deed(
@@ -147,14 +148,14 @@ impl Known {
         self.write(scene, random)?;
         if self.snapshots.len() >= SNAPSHOTS {
             let name = self.any_snapshot(random)?;
-            run(&mut scene.vm(&["snapshot", "rm", NAME, &name, "--yes"]))?;
+            must(&mut scene.vm(&["snapshot", "rm", NAME, &name, "--yes"]))?;
             self.snapshots.remove(&name);
         }
         self.named += 1;
         let name = format!("s{}", self.named);
         let create = ["snapshot", "create", NAME, &name];
         let acknowledged = interrupted(scene, &create, random)?;
-        let listed = run(&mut scene.vm(&["snapshot", "ls", NAME, "--quiet"]))?;
+        let listed = must(&mut scene.vm(&["snapshot", "ls", NAME, "--quiet"]))?;
         let there = listed.lines().any(|line| line == name);
         ensure!(
             there || !acknowledged,
@@ -195,7 +196,7 @@ impl Known {
         let acknowledged = interrupted(scene, &["localize", NAME], random)?;
         // After the host's power is lost it does not run, and cannot answer otherwise.
         self.run(scene)?;
-        let shown = run(&mut scene.vm(&["inspect", NAME, "--format", "json"]))?;
+        let shown = must(&mut scene.vm(&["inspect", NAME, "--format", "json"]))?;
         let shown: Value = serde_json::from_str(&shown)?;
         let is_file = shown["disk"]["place"] == "file";
         ensure!(
@@ -214,7 +215,7 @@ impl Known {
         }
         drop(file);
         self.compare(scene, pieces, "the file that the disk became");
-        run(&mut scene.vm(&["rm", NAME, "--yes"]))?;
+        must(&mut scene.vm(&["rm", NAME, "--yes"]))?;
         *self = Self::new(scene)?;
         Ok(())
     }
@@ -257,7 +258,7 @@ impl Known {
     /// Looks at it for the last time, and removes it.
     pub(crate) fn end(mut self, scene: &mut Scene) -> Result<()> {
         self.check_now(scene)?;
-        run(&mut scene.vm(&["rm", NAME, "--yes"])).map(drop)
+        must(&mut scene.vm(&["rm", NAME, "--yes"])).map(drop)
     }
 }
 
@@ -295,7 +296,7 @@ fn file(scene: &Scene) -> Result<PathBuf> {
 
 fn stop(scene: &Scene) -> Result<()> {
     let stop = ["stop", NAME, "--timeout", "0", "--force"];
-    run(&mut scene.vm(&stop)).map(drop)
+    must(&mut scene.vm(&stop)).map(drop)
 }
 
 /// Runs a command, and now and then kills the service or the host while it works. Whether it was acknowledged.
@@ -303,7 +304,7 @@ fn interrupted(scene: &mut Scene, arguments: &[&str], random: &mut Random) -> Re
     let what = random.below(16);
     let mut command = scene.vm(arguments);
     if what > 6 {
-        run(&mut command)?;
+        must(&mut command)?;
         return Ok(true);
     }
     command.stdout(Stdio::null()).stderr(Stdio::null());
