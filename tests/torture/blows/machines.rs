@@ -62,7 +62,11 @@ pub(super) fn warm(scene: &mut Scene, random: &mut Random) -> Result<()> {
         if !began {
             println_reason(&said["warm"]["cold"]["reason"]);
         }
-        check(scene, random)?;
+        // Its SSH server may come a moment after its prompt.
+        match scene.vms.ssh("warm", "true") {
+            Ok(_) => check(scene, random)?,
+            Err(error) => scene.account.wrong.push(format!("warm: {error:#}")),
+        }
     }
     remove_machine(scene, "warm").map(drop)
 }

@@ -136,6 +136,7 @@ impl Load {
     }
 
     /// Whether it is to go on.
+    #[expect(clippy::print_stdout, reason = "what is wrong is seen at once")]
     fn hear(&self, line: &str) -> bool {
         let mut heard = self.heard();
         let words: Vec<&str> = line.split(' ').collect();
@@ -147,7 +148,10 @@ impl Load {
                 heard.checked += count.parse::<u64>().unwrap_or(0);
                 heard.passes += 1;
             }
-            _ => heard.wrong.push(format!("{}: {line}", self.name)),
+            _ => {
+                println!("          {}: {line}", self.name);
+                heard.wrong.push(format!("{}: {line}", self.name));
+            }
         }
         !heard.ended
     }
