@@ -39,10 +39,10 @@ fuzz: ## coverage-guided fuzzing of everything that reads bytes of strangers: ma
 	dev/packages build
 	dev/fuzz $(MINUTES)
 
-torture: ## guests that check their bytes while everything around them is killed, cut and flipped: make torture MINUTES=60
+torture: ## guests and mounts that check their bytes while all around them is killed, cut and flipped: make torture MINUTES=60 SEED=
 	dev/packages build test
 	dev/check build
-	. dev/env && "$$CARGO_TARGET_DIR/release/torture" $(MINUTES)
+	. dev/env && "$$CARGO_TARGET_DIR/release/torture" $(MINUTES) $(SEED)
 
 demo: ## the whole way, shown: push, compose, boot lazily over a slow link; CHECK=1 asserts and cleans up
 	dev/demo $(if $(CHECK),check,start)

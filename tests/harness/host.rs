@@ -42,7 +42,21 @@ impl Vms {
     ///
     /// The base cannot be made, or not be pushed.
     pub fn with_kernel_only() -> Result<Self> {
-        let vms = Self::new()?;
+        Self::new()?.having_kernel()
+    }
+
+    /// The same as [`Self::with_kernel_only`], of a host that can lose its power.
+    ///
+    /// # Errors
+    ///
+    /// As there, and those of [`Shale::with_power`].
+    pub fn with_kernel_and_power() -> Result<Self> {
+        let shale = Shale::with_power(4 << 30)?;
+        Self { shale }.having_kernel()
+    }
+
+    fn having_kernel(self) -> Result<Self> {
+        let vms = self;
         let tree = vms.shale.home().join("kernel");
         fs::create_dir_all(tree.join("boot"))?;
         fs::create_dir(tree.join("etc"))?;
@@ -143,25 +157,91 @@ impl Vms {
         Ok(pid)
     }
 
+    /// Empties the directory of sockets, as it is after a boot where it lies in memory; nobody may run.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be removed.
+    pub fn empty_run(&self) -> Result<()> {
+        match fs::remove_dir_all(self.path("run")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The process that keeps open what a killed service must not lose, if there is one.
+    #[must_use]
+    pub fn keeper(&self) -> Option<Pid> {
+        let socket = self.path("run").join(KEEPER_SOCKET);
+        let socket = socket.as_os_str().as_encoded_bytes();
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let mut keepers = processes.filter_map(|process| {
+            let pid = Pid::from_raw(process.file_name().to_str()?.parse().ok()?)?;
+            let line = fs::read(process.path().join("cmdline")).ok()?;
+            let mut arguments = line.split(|byte| *byte == 0);
+            arguments.any(|part| part == socket).then_some(pid)
+        });
+        keepers.next()
+    }
+
+    /// Kills it, and waits until the service has given what it held to another.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or no other comes.
+    pub fn kill_keeper(&self) -> Result<()> {
+        let first = self.keeper().context("a keeper")?;
+        kill_process(first, Signal::KILL)?;
+        let begun = Instant::now();
+        while self.keeper().is_none_or(|keeper| keeper == first) {
+            let waited = begun.elapsed() < Duration::from_secs(20);
+            ensure!(waited, "no other keeper comes");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // It is there before it has everything.
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(())
+    }
+
     fn machine_pids(&self) -> Vec<(String, Pid)> {
         let entries = fs::read_dir(self.path("run"))
             .into_iter()
             .flatten()
             .flatten();
-        let pid = |dir: &Path| {
+        // By its own host; one with a power of its own has its own numbers.
+        let number = |dir: &Path| {
             let text = fs::read_to_string(dir.join("pid")).ok()?;
-            Pid::from_raw(text.trim().parse().ok()?)
+            text.trim().parse().ok()
         };
-        // A number that was left behind may mean another process by now.
-        let ours = |pid: &Pid| {
-            let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
-            let home = self.shale.home().as_os_str().as_encoded_bytes();
-            line.is_ok_and(|line| line.windows(home.len()).any(|part| part == home))
-        };
+        let processes = self.hypervisors();
         entries
             .filter_map(|entry| {
                 let name = entry.file_name().into_string().ok()?;
-                Some((name, pid(&entry.path()).filter(ours)?))
+                let number: i32 = number(&entry.path())?;
+                // One that was left behind may mean another process by now.
+                let mut ours = processes.iter();
+                let (pid, _) = ours.find(|(_, inside)| *inside == number)?;
+                Some((name, *pid))
+            })
+            .collect()
+    }
+
+    /// The hypervisors that name this host's directory, with the numbers that they have on it.
+    fn hypervisors(&self) -> Vec<(Pid, i32)> {
+        let home = self.shale.home().as_os_str().as_encoded_bytes();
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        processes
+            .filter_map(|process| {
+                let pid = Pid::from_raw(process.file_name().to_str()?.parse().ok()?)?;
+                let line = fs::read(process.path().join("cmdline")).ok()?;
+                let names = |what: &[u8]| line.windows(what.len()).any(|part| part == what);
+                if !names(home) || !names(b"qemu") {
+                    return None;
+                }
+                let status = fs::read_to_string(process.path().join("status")).ok()?;
+                let numbers = status.lines().find(|line| line.starts_with("NSpid:"))?;
+                let inside = numbers.split_whitespace().last()?.parse().ok()?;
+                Some((pid, inside))
             })
             .collect()
     }
@@ -235,24 +315,10 @@ impl Vms {
 
     /// Ends who keeps open what the service did.
     fn end_keeper(&self) {
-        if let Some(pid) = self.keeper_pid() {
-            let _ = kill_process(pid, Signal::KILL);
-            let _ = wait_for_end(pid);
+        if let Some(keeper) = self.keeper() {
+            let _ = kill_process(keeper, Signal::KILL);
+            let _ = wait_for_end(keeper);
         }
-    }
-
-    /// The process that keeps open files for the service, if there is one.
-    #[must_use]
-    pub fn keeper_pid(&self) -> Option<Pid> {
-        let socket = self.path("run").join(KEEPER_SOCKET);
-        let socket = socket.as_os_str().as_encoded_bytes();
-        let mut processes = fs::read_dir("/proc").ok()?.flatten();
-        processes.find_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let line = fs::read(entry.path().join("cmdline")).ok()?;
-            let is_keeper = line.split(|byte| *byte == 0).any(|part| part == socket);
-            Pid::from_raw(pid).filter(|_| is_keeper)
-        })
     }
 
     /// Fails if others than the owner may read anything of an instance.

@@ -5,10 +5,12 @@
 
 mod base;
 mod host;
+mod hostile;
 mod idle;
 mod mounts;
 mod nasty;
 mod nbd;
+mod power;
 mod process;
 mod qemu;
 mod qmp;
@@ -20,9 +22,11 @@ mod tree;
 
 pub use base::{App, Input};
 pub use host::{Vms, failure};
+pub use hostile::{HOSTILE_AT, HOSTILE_CLIENTS, HostileClient};
 pub use mounts::LoopMount;
 pub use nasty::build_nasty_tree;
 pub use nbd::{NbdClient, NbdCommand, nbd_option};
+pub use power::{Power, Unsynced};
 pub use process::{Background, Random, wait_for_file};
 pub use qemu::{Disk, Forward, Machine, Qemu, free_port};
 pub use qmp::Qmp;

@@ -6,11 +6,17 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::power::Power;
+
 /// Runs `shale` with an empty home directory of its own, which goes when this is dropped.
 #[derive(Debug)]
 pub struct Shale {
     program: PathBuf,
+    /// Goes before the home, on which it is mounted.
+    power: Option<Power>,
     home: TempDir,
+    /// Variables that every command gets besides.
+    variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Shale {
@@ -37,15 +43,59 @@ impl Shale {
             program.display()
         );
         let home = tempfile::tempdir().context("make a home directory")?;
-        Ok(Self { program, home })
+        Ok(Self {
+            program,
+            power: None,
+            home,
+            variables: Vec::new(),
+        })
+    }
+
+    /// The same on a host that can lose its power, with a home of so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`]; not root, or the kernel has no namespaces or loop devices for us.
+    pub fn with_power(home_bytes: u64) -> Result<Self> {
+        let mut shale = Self::new()?;
+        shale.power = Some(Power::new(shale.home.path(), home_bytes)?);
+        Ok(shale)
+    }
+
+    /// The same, with this variable in the environment of every command.
+    #[must_use]
+    pub fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.variables.push((name, value));
+        self
+    }
+
+    /// The power of its host.
+    ///
+    /// # Errors
+    ///
+    /// It has none of its own: it was not made by [`Self::with_power`].
+    pub fn power(&self) -> Result<&Power> {
+        self.power
+            .as_ref()
+            .context("a host with a power of its own")
     }
 
     /// `shale` with no argument yet. It sees no variable of the test's environment but `PATH`, so that nobody's
     /// settings change a test.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        self.command_of(&self.program)
+    }
+
+    /// Any program, on the same host and with the same environment.
+    #[must_use]
+    pub fn command_of(&self, program: &Path) -> Command {
+        let mut command = match &self.power {
+            Some(power) => power.command(program),
+            None => Command::new(program),
+        };
         command
             .env_clear()
+            .envs(self.variables.iter().copied())
             .env(
                 "PATH",
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -56,7 +106,11 @@ impl Shale {
             .env("SHALE_CACHE", self.home.path().join(".cache"))
             // Those of the machine, too.
             .env("SHALE_CONFIG", self.home.path().join(".none.toml"))
-            .current_dir(self.home.path());
+            .current_dir(match self.power {
+                // `nsenter` goes there, and must keep nothing of it in use here.
+                Some(_) => Path::new("/"),
+                None => self.home.path(),
+            });
         command
     }
 
@@ -70,14 +124,11 @@ impl Shale {
         let copy = self.home.path().join(name);
         if !copy.exists() {
             std::fs::copy(&self.program, &copy).context("copy the program")?;
+            // As whoever installs programs does it: its host may lose its power.
+            std::fs::File::open(&copy)?.sync_all()?;
+            std::fs::File::open(self.home.path())?.sync_all()?;
         }
-        let original = self.command();
-        let mut command = Command::new(copy);
-        command.env_clear().current_dir(self.home.path());
-        for (key, value) in original.get_envs() {
-            command.env(key, value.unwrap_or_default());
-        }
-        Ok(command)
+        Ok(self.command_of(&copy))
     }
 
     /// The home directory, which is also the working directory.

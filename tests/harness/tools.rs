@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 
 /// Programs that the tests run, with the Debian package that has them. All are in `dev/packages test`.
-const PACKAGES: [(&str, &str); 33] = [
+const PACKAGES: [(&str, &str); 37] = [
     ("chroot", "coreutils"),
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
@@ -22,6 +22,7 @@ const PACKAGES: [(&str, &str); 33] = [
     ("getfacl", "acl"),
     ("getfattr", "attr"),
     ("head", "coreutils"),
+    ("losetup", "mount"),
     ("mke2fs", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("mount", "mount"),
@@ -29,6 +30,7 @@ const PACKAGES: [(&str, &str); 33] = [
     ("nbdinfo", "libnbd-bin"),
     ("nbdkit", "nbdkit"),
     ("nsenter", "util-linux"),
+    ("perl", "perl-base"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("qemu-nbd", "qemu-utils"),
@@ -42,6 +44,7 @@ const PACKAGES: [(&str, &str); 33] = [
     ("systemd-analyze", "systemd"),
     ("tar", "tar"),
     ("umount", "mount"),
+    ("unshare", "util-linux"),
 ];
 
 /// The command of a program in the table above.

@@ -9,6 +9,7 @@ mod file_snapshots;
 mod forecast;
 mod kills;
 mod localize;
+mod reboots;
 mod reimage;
 mod snapshots;
 mod socket;

@@ -1,113 +1,11 @@
 //! Clients of the NBD server that do what none may: it goes on serving others, in bounded memory.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Background, NbdClient, NbdCommand, Random, Shale, nbd_option, run};
+use harness::{Background, HOSTILE_AT, HOSTILE_CLIENTS, NbdClient, Random, Shale, run};
 
 use super::{MOST_KIB, limited_background, peak_kib};
-
-/// What a client does; `Err` is for what it needs and does not get.
-type Client = (&'static str, fn(&Path) -> Result<()>);
-
-/// The option that asks for the names of the exports.
-const LIST: u32 = 3;
-
-/// Bytes of a write that is as long as a length can say.
-const HUGE: u32 = u32::MAX;
-
-/// Where the clients write: behind all that the tree has.
-const AT: u64 = 512 << 20;
-
-const CLIENTS: [Client; 11] = [
-    ("goes after the greeting", |socket| {
-        NbdClient::greeted(socket).map(drop)
-    }),
-    ("sends a million options", |socket| {
-        let options = nbd_option(LIST, 0).repeat(1000);
-        refused(socket, &options, 1000)
-    }),
-    ("sends a million unknown options", |socket| {
-        let options = nbd_option(0x7fff_ffff, 0).repeat(1000);
-        refused(socket, &options, 1000)
-    }),
-    ("says that an option is of 4 GiB", |socket| {
-        refused(
-            socket,
-            &[nbd_option(LIST, HUGE), vec![0; 1 << 20]].concat(),
-            64,
-        )
-    }),
-    ("sends no option", |socket| {
-        refused(socket, &[0xa5; 1 << 16], 64)
-    }),
-    ("sends half an option", |socket| {
-        NbdClient::greeted(socket)?.write_all(&nbd_option(LIST, 5)[..11])?;
-        Ok(())
-    }),
-    ("sends half a request", |socket| {
-        let mut client = NbdClient::connect(socket)?;
-        client.send_bytes(&[0x25, 0x60, 0x95, 0x13, 0, 0])
-    }),
-    ("says that a write is of 4 GiB", |socket| {
-        let mut client = NbdClient::connect(socket)?;
-        client.send(NbdCommand::Write, AT, HUGE, &[])?;
-        // Some of it; it is refused, or the connection ends.
-        for _ in 0..64 {
-            if client.send_bytes(&[7; 1 << 20]).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    }),
-    ("writes beyond the end", |socket| {
-        let mut client = NbdClient::connect(socket)?;
-        ensure!(
-            client.write(u64::MAX - 5, &[7; 4096])? != 0,
-            "it was written"
-        );
-        ensure!(client.read(u64::MAX, HUGE)?.is_err(), "it was read");
-        Ok(())
-    }),
-    ("goes in the middle of a write", |socket| {
-        let mut client = NbdClient::connect(socket)?;
-        client.send(NbdCommand::Write, AT, 1 << 20, &[7; 1 << 19])
-    }),
-    ("reads and never takes what it gets", |socket| {
-        let mut client = NbdClient::connect(socket)?;
-        // More than the server has under way for one client; then it takes no more.
-        for _ in 0..200 {
-            client.send(NbdCommand::Read, 0, 32 << 20, &[])?;
-        }
-        std::thread::sleep(Duration::from_millis(300));
-        Ok(())
-    }),
-];
-
-/// Sends this up to so many times, until the server has enough of it.
-fn refused(socket: &Path, bytes: &[u8], times: usize) -> Result<()> {
-    let mut stream = NbdClient::greeted(socket)?;
-    let mut answers = stream.try_clone()?;
-    let refused = std::thread::scope(|scope| -> Result<bool> {
-        // So that it is not the server that waits.
-        let reader = scope.spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
-        for _ in 0..times {
-            if let Err(error) = stream.write_all(bytes) {
-                let kinds = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
-                ensure!(kinds.contains(&error.kind()), "{error}");
-                return Ok(true);
-            }
-        }
-        stream.shutdown(std::net::Shutdown::Both)?;
-        let _ = reader.join();
-        Ok(false)
-    })?;
-    ensure!(refused, "it took all of that");
-    Ok(())
-}
 
 #[test]
 fn a_hostile_client_does_not_disturb_others() -> Result<()> {
@@ -126,11 +24,11 @@ fn a_hostile_client_does_not_disturb_others() -> Result<()> {
     let args = ["nbd", "test/tree", "--socket", "s", "--overlay", "overlay"];
     let mut server = Background::start_until(&mut limited_background(&shale, &args), "serving")?;
     let mut good = NbdClient::connect(&socket)?;
-    ensure!(good.write(AT + (4 << 20), &[9; 4096])? == 0);
+    ensure!(good.write(HOSTILE_AT + (4 << 20), &[9; 4096])? == 0);
     for round in 0..2 {
         // At once, with the good client between them; then again, after all of them.
         std::thread::scope(|scope| {
-            let others: Vec<_> = CLIENTS
+            let others: Vec<_> = HOSTILE_CLIENTS
                 .iter()
                 .map(|(name, act)| (name, scope.spawn(|| act(&socket))))
                 .collect();
@@ -159,7 +57,7 @@ fn check(client: &mut NbdClient) -> Result<()> {
     let superblock = client.read(1024, 1024)?;
     let magic = superblock.map(|bytes| [bytes[56], bytes[57]]);
     ensure!(magic == Ok([0x53, 0xef]), "{magic:?}");
-    ensure!(client.read(AT + (4 << 20), 4096)? == Ok(vec![9; 4096]));
+    ensure!(client.read(HOSTILE_AT + (4 << 20), 4096)? == Ok(vec![9; 4096]));
     ensure!(client.flush()? == 0, "it cannot flush");
     Ok(())
 }

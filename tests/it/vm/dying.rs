@@ -13,7 +13,12 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Starts whose hypervisor is killed.
 const STARTS: usize = 8;
 
-/// Before the real program, one of the same name that dies as long as a file says so.
+/// Listens on a port as long as a directory is there, and says which it is.
+const ROBBER: &str = "use IO::Socket::INET; $| = 1; \
+    my $s = IO::Socket::INET->new(Listen => 1, LocalAddr => \"127.0.0.1:$ARGV[0]\") or die $!; \
+    print $ARGV[0]; sleep 1 while -e $ARGV[1];";
+
+/// Before the real program, one of the same name that dies as long as a file says so, or whose port somebody takes.
 struct Ill {
     vms: Vms,
     dir: tempfile::TempDir,
@@ -31,8 +36,17 @@ impl Ill {
         let script = format!(
             "#!/bin/sh\n\
              if [ -e {ill} ] && [ \"$1\" != --version ]; then echo 'out of luck' >&2; exit 1; fi\n\
+             if [ -e {robbed} ] && [ \"$1\" != --version ]; then\n\
+             guest=$(cat {robbed})\n\
+             rm {robbed}\n\
+             port=$(echo \"$@\" | sed \"s/.*hostfwd=tcp:127.0.0.1:\\([0-9]*\\)-:$guest.*/\\1/\")\n\
+             perl -e '{ROBBER}' \"$port\" {dir} > {dir}/port 2> {dir}/said &\n\
+             while [ ! -s {dir}/port ]; do sleep 0.05; done\n\
+             fi\n\
              exec {real} \"$@\"\n",
             ill = dir.path().join("ill").display(),
+            robbed = dir.path().join("robbed").display(),
+            dir = dir.path().display(),
             real = real.display()
         );
         fs::write(&program, script)?;
@@ -120,6 +134,43 @@ fn privileged_boot_a_hypervisor_that_dies_is_told_of_and_can_be_started_again() 
 
     killed_at_starts(&ill)?;
     ill.run(&["rm", "a", "--yes"])?;
+    ill.vms.nothing_left()
+}
+
+/// Between the look for a free port and the start, somebody else takes it: the machine gets another.
+#[test]
+fn privileged_boot_a_port_that_is_taken_just_before_a_start_is_replaced() -> Result<()> {
+    need_root()?;
+    let ill = Ill::new()?;
+    let port = || -> Result<String> {
+        let shown = ill.run(&["inspect", "a", "--format", "json"])?;
+        let shown: serde_json::Value = serde_json::from_str(&shown)?;
+        Ok(shown["ssh"]["port"].to_string())
+    };
+    let taken = || fs::read_to_string(ill.dir.path().join("port"));
+    let rob = |guest: &str| fs::write(ill.dir.path().join("robbed"), guest);
+    rob("22")?;
+    ill.run(&["deploy", "test/kernel", "--name", "a", "--wait", "none"])?;
+    ensure!(taken()? != port()?, "{}", taken()?);
+    let before = port()?;
+    ill.run(&["stop", "a", "--timeout", "0", "--force"])?;
+    fs::remove_file(ill.dir.path().join("port"))?;
+    rob("22")?;
+    ill.run(&["start", "a", "--wait", "none"])?;
+    ensure!(taken()? == before && port()? != before, "{before}");
+    ill.run(&["rm", "a", "--yes"])?;
+
+    // Who publishes a port wants that one.
+    let publish = harness::free_port()?;
+    let deploy = ["deploy", "test/kernel", "--name", "a", "--wait", "none"];
+    let mut deploy = ill.command(&deploy);
+    deploy.args(["--publish", &format!("{publish}:80")]);
+    fs::remove_file(ill.dir.path().join("port"))?;
+    rob("80")?;
+    let output = deploy.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains(&publish.to_string()), "{said}");
+    ensure!(output.status.code() == Some(5), "{output:?}");
     ill.vms.nothing_left()
 }
 

@@ -46,7 +46,7 @@ fn privileged_boot_who_connects_to_a_disk_while_no_service_runs_is_served_by_the
     }
 
     // With both gone nobody has the socket; the next service makes another at the same path, and has it kept.
-    let keeper = vms.keeper_pid().context("a keeper")?;
+    let keeper = vms.keeper().context("a keeper")?;
     let service = vms.service_pid()?;
     kill_process(service, Signal::STOP)?;
     kill_process(keeper, Signal::KILL)?;

@@ -17,6 +17,7 @@ mod instance;
 mod localize;
 mod looks;
 mod mounts;
+mod ports;
 mod reimage;
 mod replace;
 mod show;

@@ -1,11 +1,9 @@
 //! An instance gets a machine.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use shale_hvplug::{DirectBoot, DiskOffer, Forward, Machine, Memory, Vm};
@@ -22,17 +20,14 @@ use crate::record::{Phase, Record};
 
 use super::attempt::Attempt;
 use super::instance::Instance;
+use super::ports::ports_of;
 use super::{Host, Progress};
-
-/// The first port that is given to an instance for SSH: below those that the system gives to outgoing
-/// connections, so that it is still free at the next start.
-const FIRST_SSH_PORT: u16 = 22_000;
-
-/// How many ports are tried: more instances than a host has.
-const SSH_PORTS: u16 = 8_000;
 
 /// The guest's port of its SSH server.
 const SSH: u16 = 22;
+
+/// How often a start is tried when somebody else took a port between the look for free ones and the machine's own start.
+const STARTS: u32 = 3;
 
 /// What getty(8) prints when the guest is ready for somebody to log in.
 pub(super) const LOGIN: &[u8] = b"login:";
@@ -103,16 +98,24 @@ impl Host {
         attempt: &Attempt,
     ) -> HostResult<ConsoleStart> {
         self.check_hypervisor().await?;
-        let (this, patience) = (instance.clone(), attempt.patience.clone());
-        let prepared = self.blocking(move |host| host.prepare(&this, patience));
-        let record = self
-            .stage(&attempt.progress, Stage::Kernel, prepared)
-            .await?;
-        attempt.progress.stage(Stage::Machine);
-        let this = instance.clone();
-        let started = self
-            .blocking(move |host| host.start_machine(&this, &record))
-            .await?;
+        let mut starts = 1;
+        let started = loop {
+            let (this, patience) = (instance.clone(), attempt.patience.clone());
+            let prepared = self.blocking(move |host| host.prepare(&this, patience));
+            let record = self
+                .stage(&attempt.progress, Stage::Kernel, prepared)
+                .await?;
+            attempt.progress.stage(Stage::Machine);
+            let (this, ports) = (instance.clone(), ports_of(&record));
+            let started = self.blocking(move |host| host.start_machine(&this, &record));
+            match started.await {
+                Err(_) if starts < STARTS && ports.any_is_taken() => {}
+                started => break started?,
+            }
+            // One for SSH is another the next time; where it is published, that tells whose it is not.
+            starts += 1;
+            self.let_go(instance).await?;
+        };
         let (name, caller) = (instance.name.as_str(), &attempt.progress.caller);
         let events = &self.witness.events;
         events.tell(Some(name), caller, EventKind::Starting);
@@ -322,60 +325,6 @@ impl Host {
             boot_set: counters.boot_set_bytes(),
         }
     }
-
-    /// Makes the ports of an instance its own until its machine has ended: those that it publishes, and one
-    /// for SSH, which is a new one if it has none or somebody else took it. Blocks.
-    pub(super) fn take_ports(&self, instance: &Instance, record: &mut Record) -> HostResult<()> {
-        let _alone = self
-            .choosing_port
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let others = self.ports_of_others(&instance.name);
-        let published: BTreeSet<u16> = record.ports.iter().map(|port| port.host).collect();
-        let usable = |port: u16| !others.held.contains(&port) && is_free(port);
-        if let Some(port) = published.iter().find(|port| !usable(**port)) {
-            return Err(HostError::Port(*port));
-        }
-        let for_ssh = |port: u16| !published.contains(&port) && usable(port);
-        if record.login.ssh_port == 0 || !for_ssh(record.login.ssh_port) {
-            let mut ports = FIRST_SSH_PORT..FIRST_SSH_PORT + SSH_PORTS;
-            let free = ports.find(|port| !others.kept.contains(port) && for_ssh(*port));
-            record.login.ssh_port = free.ok_or(HostError::NoPort)?;
-        }
-        let mut live = instance.live();
-        live.record = Some(record.clone());
-        live.holds_ports = true;
-        Ok(())
-    }
-
-    fn ports_of_others(&self, name: &InstanceName) -> PortsOfOthers {
-        let mut ports = PortsOfOthers::default();
-        for other in self.all().iter().filter(|other| other.name != *name) {
-            let live = other.live();
-            let Some(record) = &live.record else { continue };
-            let published = record.ports.iter().map(|port| port.host);
-            let all: Vec<u16> = published.chain([record.login.ssh_port]).collect();
-            if live.holds_ports {
-                ports.held.extend(&all);
-            }
-            ports.kept.extend(all);
-        }
-        ports
-    }
-}
-
-/// Ports of this host's loopback that lead to other instances.
-#[derive(Default)]
-struct PortsOfOthers {
-    /// Of those that run, or are about to: QEMU may not listen on them yet.
-    held: BTreeSet<u16>,
-    /// Of all: those that are stopped want to have them again.
-    kept: BTreeSet<u16>,
-}
-
-/// Whether nobody listens on this port of the loopback.
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
 /// How much an instance has printed on its console.
