@@ -275,7 +275,9 @@ fn without_its_registry(vms: &Vms, home: &Shale, port: u16) -> Result<Registry> 
     // It is known long before the client, which has nobody else to ask, gives up.
     let is_silent = |event: &Value| {
         let reason = event["reason"].as_str().unwrap_or_default();
-        event["cause"] == "unavailable" && reason.contains("silent for")
+        // With what the last attempt came to, where the registry was killed in the middle of an answer.
+        let is_told = reason.contains("silent for") || reason.contains("nothing from");
+        event["cause"] == "unavailable" && is_told
     };
     loop {
         let events = events(vms, &["a"])?;
