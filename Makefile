@@ -30,7 +30,6 @@ fmt: ## formats the sources
 bench: ## one row of docs/benchmarks.md, measured next to its peers: make bench ROW=P1
 	@test -n "$(ROW)" || { echo "make bench ROW=M1, or another row of docs/benchmarks.md" && false; }
 	dev/packages build test bench
-	case "$(ROW)" in R1|R2) dev/tools nydus ;; esac
 	dev/check build
 	. dev/env && "$$CARGO_TARGET_DIR/release/bench" $(ROW)
 

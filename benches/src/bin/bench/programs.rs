@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{run, tool};
+use harness::{repository, run, tool};
 use serde_json::Value;
 
 /// Peers that only benches use; all are in `dev/packages bench`. The others are known to the tests' harness.
@@ -36,14 +36,10 @@ const UP_WITHIN: Duration = Duration::from_secs(60);
 /// It is not installed: a row never passes over a peer.
 pub(crate) fn peer(name: &str) -> Result<Command> {
     if BUILT.contains(&name) {
-        let cache = std::env::var_os("SHALE_CACHE")
-            .context("SHALE_CACHE is not set: make bench sets it")?;
-        let path = Path::new(&cache).join("tools/bin").join(name);
-        ensure!(
-            path.exists(),
-            "{name} is missing: dev/tools nydus builds it"
-        );
-        return Ok(Command::new(path));
+        // It builds what is missing, and says where it lies.
+        let mut tools = Command::new(repository().join("dev/tools"));
+        let directory = run(tools.arg("nydus"))?;
+        return Ok(Command::new(Path::new(directory.trim_end()).join(name)));
     }
     let Some((_, package)) = PACKAGES.iter().find(|(program, _)| *program == name) else {
         return tool(name);
