@@ -35,11 +35,13 @@ fn inspect(vms: &Vms, name: &str) -> Result<Value> {
     Ok(serde_json::from_str(&shown)?)
 }
 
-/// Whether the machine's process has this open.
+/// Whether the machine's process has something open whose path ends like this.
 fn has_open(shown: &Value, what: &str) -> Result<bool> {
     let pid = shown["machine"]["pid"].as_u64().context("its process")?;
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        if fs::read_link(entry?.path()).is_ok_and(|link| link.ends_with(what)) {
+        // The end of a path as text: the kernel says behind a name that it is gone.
+        let link = fs::read_link(entry?.path());
+        if link.is_ok_and(|link| link.to_string_lossy().ends_with(what)) {
             return Ok(true);
         }
     }

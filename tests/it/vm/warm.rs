@@ -124,6 +124,9 @@ fn another_host_brings_the_rest(author: &Vms, made: &Value) -> Result<()> {
     };
     let (content, local) = ("/warm/from/content_bytes", "/warm/from/local_bytes");
 
+    // A service that hardly brings anything that nobody reads.
+    let mut service = vms.command(&["ls"]);
+    run(service.env("SHALE_FILL_RATE", "1M"))?;
     let before = plan(&vms, &reference, &[])?;
     ensure!(
         before.pointer("/warm/from/snapshot") == Some(&made["template"]),
@@ -146,8 +149,7 @@ fn another_host_brings_the_rest(author: &Vms, made: &Value) -> Result<()> {
 
     let mut deploy = vms.command(&["deploy", &reference, "--name", "three", "--warm"]);
     deploy.args(["--timeout", BOOT_SECONDS, "--format", "json"]);
-    // The service that it starts takes it over, and hardly brings anything that nobody reads.
-    let deployed: Value = serde_json::from_str(&run(deploy.env("SHALE_FILL_RATE", "1M"))?)?;
+    let deployed: Value = serde_json::from_str(&run(&mut deploy)?)?;
     ensure!(
         deployed["warm"]["from"]["snapshot"] == made["template"],
         "{deployed}"

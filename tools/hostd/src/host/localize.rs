@@ -286,15 +286,18 @@ impl Host {
         else {
             return Ok(record);
         };
-        let moved = mover.moved_to(vm)?;
-        match moved.and_then(|name| DiskPlace::named(&name)) {
-            Some(place) if place != record.disk => {
-                sync_with_name(&instance.paths.disk_at(&place))?;
-                record.disk = place;
-                self.keep(&instance.name, &record)?;
-            }
-            Some(_) => {}
-            None => mover.give_up(vm)?,
+        let mut moved = mover.moved_to(vm)?;
+        if moved.is_none() {
+            mover.give_up(vm)?;
+            // It may have come to its end before it could be given up.
+            moved = mover.moved_to(vm)?;
+        }
+        if let Some(place) = moved.and_then(|name| DiskPlace::named(&name))
+            && place != record.disk
+        {
+            sync_with_name(&instance.paths.disk_at(&place))?;
+            record.disk = place;
+            self.keep(&instance.name, &record)?;
         }
         Ok(record)
     }

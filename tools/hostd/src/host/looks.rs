@@ -120,6 +120,7 @@ pub(super) fn sight_of(live: &Live) -> Sight {
         waiting,
         // Looked at only where that is the question.
         has_room: error.is_some() && disk.has_room(),
+        is_whole: disk.filled() == FillState::Whole,
         error,
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Sight {
     pub(crate) error: Option<Stall>,
     /// Whether there seems to be room for what a guest writes.
     pub(crate) has_room: bool,
+    /// Whether all of its content has come.
+    pub(crate) is_whole: bool,
 }
 
 /// What is known of one guest, from looks.
@@ -99,9 +101,10 @@ impl Standstill {
         now: Instant,
     ) -> bool {
         self.disk_failed = guest == Guest::DiskFailed;
-        // What it stands still for after a try is found anew; and one that runs stands still for nothing.
+        // What it stands still for after a try is found anew, where anything failed but late content, which may be there by
+        // now; and one that runs stands still for nothing.
         let is_known = match guest {
-            Guest::DiskFailed => self.tries,
+            Guest::DiskFailed => self.tries && sight.error.is_some(),
             Guest::Otherwise => wanted == Wanted::Running,
         };
         self.was_late &= sight.is_late || !is_known;
@@ -182,7 +185,11 @@ impl Standstill {
         if wanted == Wanted::Paused {
             // Nobody tries before its user lets it go on. So it is over when that is known: the content has come, or there
             // is room.
-            let there = |stall: &Stall| stall.cause == StallCause::DiskFull && sight.has_room;
+            let there = |stall: &Stall| match stall.cause {
+                StallCause::DiskFull => sight.has_room,
+                StallCause::Content(_) => sight.is_whole,
+                StallCause::DiskFailed => false,
+            };
             let stall = error.or(before);
             return stall.filter(|stall| !self.was_late && !there(stall));
         }

@@ -22,6 +22,30 @@ fn a_hypervisor_is_asked_after_errors_and_now_and_then() {
     assert!(questions.lets_go_on(false, at(45)));
 }
 
+#[test]
+fn a_stall_that_another_service_told_of_is_over_when_all_content_has_come() {
+    let begun = Instant::now();
+    let mut standstill = Standstill::default();
+    let told = Stall {
+        since: begun,
+        cause: StallCause::Content(WaitCause::Unavailable),
+        reason: "a reason".into(),
+    };
+    standstill.take_over(told, begun);
+    let mut look = |is_whole, seconds| {
+        let sight = Sight {
+            is_whole,
+            ..Sight::default()
+        };
+        let now = begun + Duration::from_secs(seconds);
+        standstill.look(sight, Wanted::Paused, now)
+    };
+    // The guest, whose user has it paused, asks for nothing by which it would show.
+    assert!(look(false, 1).is_none());
+    assert!(look(false, 60).is_none());
+    assert!(matches!(look(true, 61), Some(Change::Over(_))));
+}
+
 /// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -183,6 +207,7 @@ impl World {
             waiting: self.request.map(|since| stall(since, content)),
             error: self.error.map(|cause| stall(self.now, cause)),
             has_room: self.fault != Some(Step::Full),
+            is_whole: false,
         }
     }
 
