@@ -347,18 +347,21 @@ impl ChunkReader {
     where
         F: Future<Output = Landed> + Send + 'static,
     {
-        let mut landing = {
+        let (flight, mut landing) = {
             let mut flights = lock(&self.flights);
             match flights.get(&key) {
-                Some(landing) => landing.clone(),
+                Some(landing) => (None, landing.clone()),
                 None => {
                     let (flight, landing) = Flight::begin(self.clone(), &mut flights, key);
-                    let work = start();
-                    self.runtime.spawn(async move { flight.land(work.await) });
-                    landing
+                    (Some(flight), landing)
                 }
             }
         };
+        if let Some(flight) = flight {
+            let work = start();
+            // A runtime that ends drops what it is given at once, and the flight with it, which takes the lock.
+            self.runtime.spawn(async move { flight.land(work.await) });
+        }
         let _waiting = self.demand.begin();
         let landed = landing.wait_for(Option::is_some).await;
         let landed = landed.ok().and_then(|landed| landed.clone());

@@ -64,6 +64,17 @@ async fn many_readers_share_one_flight() {
     assert!(fixture.counters.waited() >= Duration::from_millis(20));
 }
 
+#[test]
+fn a_read_while_the_runtime_of_fetches_ends_is_an_error() {
+    let fixture = Fixture::new();
+    let ended = runtime();
+    let disk = Disk::read_only(ended.block_on(async { fixture.view() }));
+    drop(ended);
+    let read = runtime().block_on(disk.read(0, &mut vec![0; fixture.disk.len()]));
+    let error = with_causes(&read.unwrap_err());
+    assert!(error.contains("ended without an answer"), "{error}");
+}
+
 #[tokio::test]
 async fn a_source_that_is_gone_is_waited_for() {
     let fixture = Fixture::new();
