@@ -33,6 +33,10 @@ pub struct Detached {
 }
 
 /// Mounts on no directory. Who is not root needs one for a moment, which is made in the directory `beside` and removed again.
+///
+/// # Errors
+/// There is no `/dev/fuse`; [`MountError::Detached`] if the kernel refuses, which has this from Linux 5.2 on; for others than root
+/// what `fusermount3` says, or that the directory cannot be made or removed.
 pub fn mount_detached(
     options: &MountOptions,
     ahead: ReadAhead,

@@ -22,6 +22,18 @@ fn install(shale: &Shale, root: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// The built program below the directory `tree`, which is made, as what is packed for a whole system has it.
+fn install_into(tree: &Path, shale: &Shale) -> Result<()> {
+    fs::create_dir(tree)?;
+    let mut command = Command::new(repository().join("dev/install"));
+    command
+        .env("DESTDIR", tree)
+        .env("PREFIX", "/usr/local")
+        .env("SYSCONFDIR", "/etc")
+        .env("PROGRAM", shale.command().get_program());
+    run(&mut command).map(drop)
+}
+
 /// All files below a directory.
 fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let (mut dirs, mut found) = (vec![root.to_owned()], Vec::new());

@@ -1,7 +1,6 @@
 //! Commands that may fail while things are killed around them, and how.
 
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -12,12 +11,6 @@ use crate::account::Account;
 const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 5;
 const UNAVAILABLE: i32 = 6;
-
-/// What a hypervisor says when another host on this machine, that of somebody's tests, took a port just before it.
-const PORT_TAKEN: &str = "Could not set up host forwarding rule";
-
-/// How often a command is run for which a port was taken.
-const TRIES: usize = 5;
 
 /// Runs a command that must be done; what it printed.
 pub(crate) fn must(command: &mut Command) -> Result<String> {
@@ -52,19 +45,8 @@ fn run_with(command: &mut Command, may: &[i32], account: &mut Account) -> Result
 }
 
 fn output(command: &mut Command) -> Result<Output> {
-    let mut tries = 1;
-    loop {
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("start {command:?}"))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        if !said.contains(PORT_TAKEN) || tries == TRIES {
-            return Ok(output);
-        }
-        tries += 1;
-        std::thread::sleep(Duration::from_secs(1));
-    }
+    let output = command.stdin(Stdio::null()).output();
+    output.with_context(|| format!("start {command:?}"))
 }
 
 fn fail<T>(command: &Command, output: &Output) -> Result<T> {

@@ -208,9 +208,12 @@ impl Transport {
     /// The body of an answer, at most `max` bytes.
     async fn body(&self, mut response: Response, max: u64) -> Result<Vec<u8>, Why> {
         let too_long = || {
-            let text = format!("the answer has more than {max} bytes");
-            let wrong = WrongAnswer::saying(text.clone());
-            Why::Wrong(SeamError::caused(Trouble::Integrity, text, wrong))
+            let wrong = WrongAnswer::saying(format!("it has more than {max} bytes"));
+            Why::Wrong(SeamError::caused(
+                Trouble::Integrity,
+                "read the answer",
+                wrong,
+            ))
         };
         let announced = response.content_length();
         if announced.is_some_and(|len| len > max) {

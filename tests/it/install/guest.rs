@@ -1,10 +1,11 @@
 //! What is installed, on a machine whose first process is systemd.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, Vms, need_root, repository, run, tool};
+use harness::{Input, Vms, need_root, run, tool};
+
+use super::install_into;
 
 /// How long the guest may take to its login prompt, without acceleration and beside other tests.
 const BOOT_SECONDS: &str = "300";
@@ -52,14 +53,7 @@ fn push(vms: &Vms) -> Result<()> {
         vms.shale.home().join("tree"),
         vms.shale.home().join("layer.tar"),
     );
-    fs::create_dir(&tree)?;
-    let mut install = std::process::Command::new(repository().join("dev/install"));
-    install
-        .env("DESTDIR", &tree)
-        .env("PREFIX", "/usr/local")
-        .env("SYSCONFDIR", "/etc")
-        .env("PROGRAM", vms.shale.command().get_program());
-    run(&mut install)?;
+    install_into(&tree, &vms.shale)?;
     run(tool("tar")?
         .args(["--owner=0", "--group=0", "-C"])
         .arg(&tree)

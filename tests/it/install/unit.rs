@@ -1,12 +1,13 @@
 //! Machines in the sandbox of the installed unit, at this machine's own speed: a systemd in namespaces of its own starts the
 //! service, and the service a real QEMU.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Input, Shale, Systemd, need_root, repository, run};
+use harness::{Input, Shale, Systemd, need_root};
 use serde_json::Value;
+
+use super::install_into;
 
 /// How long a guest may take to its login prompt, without acceleration and beside other tests.
 const BOOT_SECONDS: &str = "300";
@@ -25,14 +26,7 @@ impl Installed {
     fn new() -> Result<Self> {
         let (shale, base) = (Shale::new()?, Input::base()?);
         let tree = shale.home().join("tree");
-        fs::create_dir(&tree)?;
-        let mut install = std::process::Command::new(repository().join("dev/install"));
-        install
-            .env("DESTDIR", &tree)
-            .env("PREFIX", "/usr/local")
-            .env("SYSCONFDIR", "/etc")
-            .env("PROGRAM", shale.command().get_program());
-        run(&mut install)?;
+        install_into(&tree, &shale)?;
         let (programs, base) = (tree.join("usr/local"), base.tree());
         let system = Systemd::boot(&[(&programs, "/usr/local"), (&base, "/base")])?;
         // As what is installed says.

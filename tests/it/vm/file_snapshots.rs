@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use harness::{LoopMount, Random, Vms, failure, need_root, run, tool};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::nbd::Kills;
 
 use super::localize::file_of;
-use super::snapshots::{kill_within, stop_service};
+use super::snapshots::{create_killed, kill_within, stop_service};
 
 /// Where the tests write: behind all that the template has on its disk.
 const AT: u64 = 512 << 20;
@@ -182,43 +182,14 @@ fn privileged_boot_a_snapshot_of_a_file_whose_service_is_killed_is_whole_or_gone
     localized(&vms)?;
     fill(&vms, 1)?;
     vms.run(&["start", "a", "--wait", "none"])?;
-    let create = || vms.command(&["snapshot", "create", "a", "s"]);
-    let begun = Instant::now();
-    run(&mut create())?;
-    let whole = begun.elapsed();
-    let remove = ["snapshot", "rm", "a", "s", "--yes"];
-    vms.run(&remove)?;
     let kept = vms.path("instances/a/snapshots/s");
-    let (mut kills, mut there, mut held) = (Kills::default(), 0, 0);
-    while kills.go_on()? {
-        let acknowledged = kill_within(&vms, create(), whole, &mut random)?;
-        kills.hit(!acknowledged);
-        held += usize::from(vms.path("run/a/held").exists());
-        let listed = vms.run(&["snapshot", "ls", "a", "--quiet"])?;
-        ensure!(
-            listed == "s\n" || listed.is_empty() && !acknowledged,
-            "{listed}"
-        );
-        let begun = Instant::now();
-        while vms.state("a")? != "running" || vms.path("run/a/held").exists() {
-            let late = begun.elapsed() > Duration::from_secs(20);
-            ensure!(!late, "the guest is paused for nobody");
-            std::thread::sleep(Duration::from_millis(50));
+    create_killed(&vms, &mut random, |is_there| {
+        match is_there {
+            false => ensure!(!kept.exists(), "something is left"),
+            true => ensure!(filled_with(&kept.join("disk.raw"))? == 1),
         }
-        match listed.is_empty() {
-            true => ensure!(!kept.exists(), "something is left"),
-            false => {
-                ensure!(filled_with(&kept.join("disk.raw"))? == 1);
-                there += 1;
-                vms.run(&remove)?;
-            }
-        }
-    }
-    println!(
-        "{} kills: {there} whole, {held} with a guest held",
-        kills.all
-    );
-    ensure!(held > 0, "no kill hit a guest that was paused");
+        Ok(())
+    })?;
     vms.run(&["rm", "a", "--yes"])?;
     vms.nothing_left()
 }

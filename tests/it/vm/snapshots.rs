@@ -196,15 +196,33 @@ fn privileged_boot_a_snapshot_whose_service_is_killed_is_whole_or_gone() -> Resu
     let mut random = Random::printed("snapshot kills");
     fill(&vms, 1)?;
     vms.run(&["start", "a", "--wait", "none"])?;
+    create_killed(&vms, &mut random, |is_there| {
+        if !is_there {
+            let left = names(&vms, "snapshots")?;
+            ensure!(left.is_empty(), "{left:?}");
+        }
+        Ok(())
+    })?;
+    vms.run(&["rm", "a", "--yes"])?;
+    vms.nothing_left()
+}
+
+/// Snapshots `s` of the machine `a`, which runs, are made while services are killed. Each is whole or not there, which `check`
+/// is told, and its guest goes on.
+pub(super) fn create_killed(
+    vms: &Vms,
+    random: &mut Random,
+    mut check: impl FnMut(bool) -> Result<()>,
+) -> Result<()> {
     let create = || vms.command(&["snapshot", "create", "a", "s"]);
     let begun = Instant::now();
     run(&mut create())?;
     let whole = begun.elapsed();
-    vms.run(&["snapshot", "rm", "a", "s", "--yes"])?;
-
+    let remove = ["snapshot", "rm", "a", "s", "--yes"];
+    vms.run(&remove)?;
     let (mut kills, mut there, mut held) = (Kills::default(), 0, 0);
     while kills.go_on()? {
-        let acknowledged = kill_within(&vms, create(), whole, &mut random)?;
+        let acknowledged = kill_within(vms, create(), whole, random)?;
         kills.hit(!acknowledged);
         held += usize::from(vms.path("run/a/held").exists());
         let listed = vms.run(&["snapshot", "ls", "a", "--quiet"])?;
@@ -219,21 +237,18 @@ fn privileged_boot_a_snapshot_whose_service_is_killed_is_whole_or_gone() -> Resu
             ensure!(!late, "the guest is paused for nobody");
             std::thread::sleep(Duration::from_millis(50));
         }
-        if listed.is_empty() {
-            let left = names(&vms, "snapshots")?;
-            ensure!(left.is_empty(), "{left:?}");
-            continue;
+        check(!listed.is_empty())?;
+        if !listed.is_empty() {
+            there += 1;
+            vms.run(&remove)?;
         }
-        there += 1;
-        vms.run(&["snapshot", "rm", "a", "s", "--yes"])?;
     }
     println!(
         "{} kills: {there} whole, {held} with a guest held",
         kills.all
     );
     ensure!(held > 0, "no kill hit a guest that was paused");
-    vms.run(&["rm", "a", "--yes"])?;
-    vms.nothing_left()
+    Ok(())
 }
 
 #[test]

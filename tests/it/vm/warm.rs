@@ -94,6 +94,8 @@ fn privileged_boot_warm_machines_are_themselves_and_stay_when_they_boot() -> Res
         );
     }
     they_are_themselves(&vms)?;
+    let next = plan(&vms, "test/base", &[])?;
+    println!("the next one: {}", next["warm"]["from"]["ready"]);
 
     // The service dies under them: what they touch of their memory now comes from the next one.
     let killed = vms.kill_service()?;

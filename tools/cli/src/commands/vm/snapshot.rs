@@ -14,7 +14,9 @@ use crate::progress::ShareProgress;
 ///
 /// A snapshot is a copy of what the guest wrote to its root disk; data disks are no part of it.
 /// Where that disk is a plain file (`shale vm localize`), it is a copy of the whole, which shares
-/// its blocks with the disk where the file system can do that. A machine has 64 at most. A machine that runs is paused while it is copied: the snapshot is what a power cut would leave,
+/// its blocks with the disk where the file system can do that. A machine has 64 at most.
+///
+/// A machine that runs is paused while it is copied: the snapshot is what a power cut would leave,
 /// and a file system that keeps a journal is in order after it. Of a machine that is stopped it is
 /// the disk as it is. Snapshots are removed with their machine.
 ///
