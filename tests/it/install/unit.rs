@@ -115,6 +115,7 @@ fn privileged_boot_machines_run_in_the_sandbox_of_the_installed_unit() -> Result
     ensure!(installed.state_of_the_service()? == "active\n");
     it_is_confined(&installed, &deployed)?;
     it_outlives_its_service(&installed, &deployed)?;
+    it_is_shut_down_with_its_host(&installed)?;
     installed.run("shale vm rm one --yes")?;
     installed.nothing_left()?;
     machines_begin_warm(&installed)?;
@@ -180,6 +181,23 @@ fn it_outlives_its_service(installed: &Installed, deployed: &Value) -> Result<()
         ensure!(installed.main_pid()? != service, "{way}");
         ensure!(installed.ssh(name, reads)? == before, "{way}");
     }
+    Ok(())
+}
+
+/// As the system does it when it shuts down: the guest itself, and not its service.
+fn it_is_shut_down_with_its_host(installed: &Installed) -> Result<()> {
+    let service = installed.main_pid()?;
+    ensure!(installed.run("systemctl is-active shale-guests")? == "active\n");
+    installed.run("systemctl stop shale-guests")?;
+    let said = installed.run("journalctl --no-pager --output cat --unit shale-guests")?;
+    let ended = said.lines().find(|line| line.starts_with("one "));
+    let ended = ended.with_context(|| said.clone())?;
+    println!("with its host: {ended} s");
+    ensure!(ended.contains("shut down"), "{said}");
+    let shown: Value = serde_json::from_str(&installed.run("shale vm inspect one --format json")?)?;
+    ensure!(shown["state"] == "stopped", "{shown}");
+    ensure!(installed.run("shale vm logs one")?.contains("Power down"));
+    ensure!(installed.main_pid()? == service, "its service was replaced");
     Ok(())
 }
 

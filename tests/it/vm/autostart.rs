@@ -81,6 +81,38 @@ fn push_another(vms: &Vms) -> Result<()> {
     .map(drop)
 }
 
+/// Of `later` and `waits`, which run and start by themselves, and `not`.
+fn they_are_shut_down_with_the_host(vms: &Vms) -> Result<()> {
+    vms.run(&["start", "not", "--wait", "none"])?;
+    let mut shut_down = vms.shale.command();
+    // These guests hear no power button.
+    shut_down.args(["host", "shutdown", "--timeout", "1", "--format", "json"]);
+    let ended: Value = serde_json::from_str(&run(&mut shut_down)?)?;
+    let ended = ended.as_array().context("a list")?;
+    let names: Vec<_> = ended.iter().map(|machine| &machine["name"]).collect();
+    ensure!(names == ["later", "not", "waits"], "{ended:?}");
+    let is_cut = |machine: &Value| machine["how"] == "power_cut";
+    ensure!(ended.iter().all(is_cut), "{ended:?}");
+    let none = run(vms.shale.command().args(["host", "shutdown", "--quiet"]))?;
+    ensure!(none.is_empty(), "{none}");
+
+    // In the same boot they stay as they are.
+    vms.kill_service()?;
+    for name in ["later", "not", "waits"] {
+        ensure!(
+            seen(vms, name)? == ("stopped".into(), String::new()),
+            "{name}"
+        );
+    }
+    vms.kill_service()?;
+    boot_anew(vms, &["later", "not", "waits"])?;
+    for name in ["later", "waits"] {
+        until(vms, name, |state, _| state == "running")?;
+    }
+    ensure!(seen(vms, "not")?.0 == "stopped");
+    Ok(())
+}
+
 #[test]
 fn privileged_boot_machines_start_by_themselves_after_a_boot_of_the_host() -> Result<()> {
     need_root()?;
@@ -151,6 +183,7 @@ fn privileged_boot_machines_start_by_themselves_after_a_boot_of_the_host() -> Re
     vms.kill_machine("again")?;
     ensure!(seen(&vms, "again")?.0 == "stopped");
     ensure!(seen(&vms, "later")?.0 == "running");
+    they_are_shut_down_with_the_host(&vms)?;
     for name in ran.iter().chain(&["stopped"]) {
         vms.run(&["rm", name, "--yes"])?;
     }

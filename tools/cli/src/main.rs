@@ -8,11 +8,13 @@
 mod commands;
 mod context;
 mod failure;
+mod global;
 mod leaks;
 mod logging;
 mod memory;
 mod output;
 mod patience;
+mod places;
 mod progress;
 mod settings;
 mod system;
@@ -22,7 +24,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::commands::Command;
-use crate::context::{Context, Global};
+use crate::context::Context;
+use crate::global::Global;
 use crate::settings::Flags;
 use crate::system::System;
 

@@ -16,7 +16,9 @@ mod shown;
 
 use serde::{Deserialize, Serialize};
 
-pub use answer::{Answer, Brought, Failure, FailureKind, Outcome, Stage, StageReport};
+pub use answer::{
+    Answer, Brought, Failure, FailureKind, HowEnded, MachineEnd, Outcome, Stage, StageReport,
+};
 pub use content::{
     BootForecast, CachePrune, CacheShown, CachedTemplate, Forecast, NewTemplate, ReadyForecast,
     WarmForecast,
@@ -39,7 +41,7 @@ pub use shown::{
 
 /// Version of everything in this module. Client and service are the same program, but a service may have
 /// been started by an older one.
-pub const API_VERSION: u32 = 8;
+pub const API_VERSION: u32 = 9;
 
 /// Longest line that the service takes: some hundred authorized keys.
 pub const MAX_CALL_BYTES: u64 = 1 << 20;

@@ -6,10 +6,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone};
+use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
 use crate::error::{HostResult, system};
+use crate::holes::next_data;
 use crate::overlay_copy::Copied;
 use crate::patience::Patience;
 
@@ -84,21 +85,6 @@ fn clone(from: &File, to: &File) -> io::Result<bool> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// The first run of data from `at` on, if there is one. A file system that knows no holes has one run.
-fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
-    if at >= size {
-        return Ok(None);
-    }
-    let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(Errno::INVAL) => return Ok(Some((at, size))),
-        Err(error) => return Err(error.into()),
-    };
-    let end = rustix::fs::seek(file, SeekFrom::Hole(start));
-    Ok(Some((start, end.unwrap_or(size).clamp(start + 1, size))))
 }
 
 /// Copies `len` bytes at `at`, or some of them; how many.

@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
 use shale_model::{BlockDevice, BlockRun, BoxFuture, DeviceError, DeviceResult};
+
+use crate::holes::next_data;
 
 /// A file with the plain bytes of a disk, which nobody writes to meanwhile.
 pub(crate) struct FileDisk {
@@ -27,22 +27,14 @@ impl FileDisk {
     fn runs(&self, offset: u64, len: u64) -> io::Result<Vec<BlockRun>> {
         let (mut runs, mut at, end) = (Vec::new(), offset, offset + len);
         while at < end {
-            let data = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
-                Ok(data) => data.min(end),
-                Err(Errno::NXIO) => end,
-                Err(Errno::INVAL) => at,
-                Err(error) => return Err(error.into()),
-            };
-            let (next, zero) = match data > at {
-                true => (data, true),
-                false => {
-                    let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(at));
-                    (hole.unwrap_or(end).clamp(at + 1, end), false)
+            let (data, hole) = next_data(&self.file, at, end)?.unwrap_or((end, end));
+            for (next, zero) in [(data, true), (hole, false)] {
+                if next > at {
+                    let len = next - at;
+                    runs.push(BlockRun { len, zero });
+                    at = next;
                 }
-            };
-            let len = next - at;
-            runs.push(BlockRun { len, zero });
-            at = next;
+            }
         }
         Ok(runs)
     }

@@ -79,6 +79,8 @@ pub(crate) enum Phase {
     Stopped,
     /// It is complete and should run.
     Started,
+    /// It was shut down as the host was about to be: it ran until then.
+    ShutDown,
 }
 
 /// Where an instance comes from.

@@ -82,6 +82,30 @@ pub enum Stage {
     ShutDown,
 }
 
+/// How a machine ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineEnd {
+    /// The name of its instance.
+    pub name: String,
+    /// How.
+    #[serde(flatten)]
+    pub how: HowEnded,
+    /// How long that took.
+    pub seconds: f64,
+}
+
+/// How a machine ended that was to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", content = "reason", rename_all = "snake_case")]
+pub enum HowEnded {
+    /// Its guest shut down.
+    ShutDown,
+    /// Its guest did not in time, and its power was cut.
+    PowerCut,
+    /// It did not, or nobody knows.
+    Not(String),
+}
+
 /// What came of a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +121,11 @@ pub enum Outcome {
     Ending {
         /// The number of its process, which is there until it has ended.
         pid: u32,
+    },
+    /// All guests were shut down that ran, in order of name.
+    ShutDown {
+        /// How each ended.
+        machines: Vec<MachineEnd>,
     },
     /// The instance, as it is now.
     Instance(Box<Instance>),

@@ -120,6 +120,11 @@ pub enum Request {
         /// The directory, with its path from the root.
         directory: PathBuf,
     },
+    /// Shut all guests down, as the host is about to be. Those that start by themselves do so after its next boot.
+    ShutDown {
+        /// How long each may take; then its power is cut.
+        timeout_seconds: u64,
+    },
     /// End the service. Guests run on; their disks wait for the next service.
     End,
 }
@@ -155,6 +160,7 @@ impl Request {
             Self::Mount(_) => "mount",
             Self::Mounts => "mounts",
             Self::Unmounted { .. } => "unmounted",
+            Self::ShutDown { .. } => "shut_down",
             Self::End => "end",
         }
     }
@@ -189,6 +195,7 @@ impl Request {
             | Self::Mount(_)
             | Self::Mounts
             | Self::Unmounted { .. }
+            | Self::ShutDown { .. }
             | Self::End => None,
         }
     }

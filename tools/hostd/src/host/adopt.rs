@@ -115,7 +115,7 @@ impl Host {
         let taken = match found {
             Ok(None) => {
                 // What its memory was read from ends with it.
-                let _ = self.ended_for_host(instance.name.as_str());
+                let _ = self.wait_for_memory_end(instance.name.as_str());
                 return Found::NoMachine;
             }
             Ok(Some(vm)) => self.take_over(instance, &vm, record).map(|disk| (vm, disk)),
@@ -195,7 +195,7 @@ impl Host {
     /// Removes all of an instance: its record first, so that what is left is known to be garbage. Blocks.
     pub(super) fn discard(&self, instance: &Instance) -> HostResult<()> {
         self.records.remove(&instance.name)?;
-        self.ended_for_host(instance.name.as_str())?;
+        self.wait_for_memory_end(instance.name.as_str())?;
         remove_dir(&instance.paths.run)?;
         remove_dir(&instance.paths.dir)
     }
@@ -260,10 +260,12 @@ impl Host {
         Look::Well
     }
 
-    /// Closes what an instance has whose machine ended, and keeps that it is stopped.
+    /// Closes what an instance has whose machine ended, and keeps what it is now.
     pub(super) async fn settle(self: &Arc<Self>, instance: &Arc<Instance>) {
+        let wanted = instance.live().ending.as_ref().map(|ending| ending.phase);
         let closed = self.let_go(instance).await;
-        let kept = self.keep_phase(instance, Phase::Stopped).await;
+        let phase = wanted.unwrap_or(Phase::Stopped);
+        let kept = self.keep_phase(instance, phase).await;
         if let Err(error) = closed.and(kept) {
             instance.live().trouble = Some(error.failure().message);
         }
@@ -280,21 +282,21 @@ impl Host {
             if let Some(fill) = live.snapshot_fill.take() {
                 fill.abort();
             }
-            let ended = live.vm.take().map(|_| live.stopped_by.take());
+            let ended = live.vm.take().map(|_| live.ending.take());
             (live.disk.take(), ended)
         };
         let (events, name) = (&self.witness.events, Some(instance.name.as_str()));
         match ended {
             None => {}
             Some(None) => events.happened(name, EventKind::Died { unseen: false }),
-            Some(Some(caller)) => events.tell(name, &caller, EventKind::Stopped),
+            Some(Some(ending)) => events.tell(name, &ending.caller, EventKind::Stopped),
         }
         let closed = match disk {
             Some(disk) => disk.close().await,
             None => Ok(()),
         };
         let this = instance.clone();
-        let unmounted = self.blocking(move |host| host.ended_for_host(this.name.as_str()));
+        let unmounted = self.blocking(move |host| host.wait_for_memory_end(this.name.as_str()));
         closed.and(unmounted.await)
     }
 

@@ -5,6 +5,7 @@
 //! meanwhile, and what cannot start yet, for want of a network or a registry, is tried again without end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -37,8 +38,8 @@ const ITS_TURN: &str = "its turn comes";
 impl Host {
     /// Whether the machine of this record, which has no process, is to start by itself.
     pub(super) fn starts_by_itself(record: &Record) -> bool {
-        let wanted = record.autostart && record.phase == Phase::Started;
-        wanted && record.boot != this_boot()
+        let ran = matches!(record.phase, Phase::Started | Phase::ShutDown);
+        record.autostart && ran && record.boot != this_boot()
     }
 
     /// Notes that an instance is to start. Whoever calls is the only one who knows it.
@@ -75,6 +76,9 @@ impl Host {
         let Ok(_changing) = self.right_to_change(instance).await else {
             return;
         };
+        if self.is_going_down.load(Relaxed) {
+            return;
+        }
         let waits = instance.live().waits_to_start.is_some();
         if !waits || instance.vm().is_some() {
             instance.live().waits_to_start = None;

@@ -109,7 +109,7 @@ fn state(live: &Live) -> MachineState {
     };
     match (&live.vm, record.phase) {
         (None, Phase::Deploying) => MachineState::Deploying,
-        (None, Phase::Stopped | Phase::Started) => MachineState::Stopped,
+        (None, Phase::Stopped | Phase::Started | Phase::ShutDown) => MachineState::Stopped,
         (Some(_), _) if record.paused => MachineState::Paused,
         (Some(_), _) if live.standstill.stalls().now().is_some() => MachineState::Stalled,
         (Some(_), _) => MachineState::Running,

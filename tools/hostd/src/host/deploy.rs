@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use shale_files::{DirFiles, FilePath, put_durably};
 use shale_hvplug::{Forward, Resources, VmFiles};
 use shale_image::identity::Identity;
-use shale_model::Reference;
+use shale_model::{Reference, TemplateId};
 use shale_view::PlanFile;
 
 use crate::api::{
@@ -185,15 +185,24 @@ impl Host {
         let reference: Reference = reference.parse()?;
         let source = self.sources.get(repository)?;
         let id = source.resolve(&reference)?;
-        let is_first = !source.composer.has_plan(id);
-        if is_first {
-            source.bring_boot_set(id);
-        }
+        source.bring_missing_boot_set(id);
+        let is_first = !self.was_ready(id);
         let image = source.composer.image(id)?;
         Ok(ToBoot {
             source,
             image,
             is_first,
+        })
+    }
+
+    /// Whether a machine of this template booted here.
+    fn was_ready(&self, template: TemplateId) -> bool {
+        self.all().iter().any(|instance| {
+            let live = instance.live();
+            let record = live.record.as_ref();
+            record.is_some_and(|record| {
+                record.origin.template == template && record.ready_millis.is_some()
+            })
         })
     }
 
@@ -365,7 +374,7 @@ struct NewDisk {
 pub(super) struct ToBoot {
     pub(super) source: Arc<Source>,
     pub(super) image: Image,
-    /// Whether this host knew nothing of it: what its boot reads is of use to others.
+    /// Whether none has booted here that is still there: what its boot reads is of use to others.
     pub(super) is_first: bool,
 }
 

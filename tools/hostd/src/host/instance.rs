@@ -15,7 +15,7 @@ use crate::dirs::HostDirs;
 use crate::disk_place::DiskPlace;
 use crate::name::InstanceName;
 use crate::patience::Hope;
-use crate::record::{Origin, Record};
+use crate::record::{Origin, Phase, Record};
 use crate::seen::{Arrival, Standstill, Wanted};
 use crate::served::Served;
 use crate::snapshot::Snapshot;
@@ -54,14 +54,22 @@ pub(super) struct Live {
     pub(super) arrival: Arrival,
     /// Whether it was told that all of it has come.
     pub(super) fill_is_told: bool,
-    /// Who wants its machine to end, while it is to.
-    pub(super) stopped_by: Option<Caller>,
+    /// Who wants its machine to end, while it is to, and what the instance is then.
+    pub(super) ending: Option<Ending>,
     /// When it was found that it has no machine that should have one.
     pub(super) missing_since: Option<Instant>,
     /// Why an instance does not run yet that starts by itself.
     pub(super) waits_to_start: Option<String>,
     /// Why the instance is not what its record says.
     pub(super) trouble: Option<String>,
+}
+
+/// That a machine is to end.
+pub(super) struct Ending {
+    /// Who wants it.
+    pub(super) caller: Caller,
+    /// What its instance is then.
+    pub(super) phase: Phase,
 }
 
 impl Live {

@@ -61,7 +61,7 @@ use cached::Pinned;
 use counted::of_request;
 use instance::Instance;
 
-pub use mounts::HostMount;
+pub use mounts::MemoryMount;
 
 /// How often the service looks whether machines have ended by themselves.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -111,6 +111,8 @@ pub struct Host {
     /// Whether there was no hypervisor when it was last looked for.
     lacks_hypervisor: AtomicBool,
     end: watch::Sender<bool>,
+    /// Whether guests were shut down because the host is about to be.
+    is_going_down: AtomicBool,
     /// Who is told what happens.
     witness: Witness,
     /// When the service started, in seconds since 1970.
@@ -244,6 +246,7 @@ impl Host {
             choosing_port: Mutex::default(),
             lacks_hypervisor: AtomicBool::new(lacks_hypervisor),
             end: watch::Sender::new(false),
+            is_going_down: AtomicBool::new(false),
             started: seconds(parts.clock),
             witness,
             _lock: lock,
@@ -417,6 +420,10 @@ impl Host {
             Request::Mount(wish) => self.mount(*wish, progress).await,
             Request::Mounts => Ok(self.show_mounts()),
             Request::Unmounted { directory } => self.unmounted(&directory).await,
+            Request::ShutDown { timeout_seconds } => {
+                let limit = Duration::from_secs(timeout_seconds);
+                self.shut_down_all(limit, progress).await
+            }
             Request::End => {
                 self.end.send_replace(true);
                 let pid = std::process::id();

@@ -13,7 +13,7 @@ use crate::api::{DiskWish, MountPlace, MountWish, Outcome, Repository, Stage, To
 use crate::compose::Image;
 use crate::error::{HostError, HostResult};
 use crate::keeper::KeptName;
-use crate::mounts::{MountOwner, MountRecord, Opened, Shows, boot_text, host_mount, user_mount};
+use crate::mounts::{MountOwner, MountRecord, Opened, Shows, boot_text, memory_mount, user_mount};
 use crate::record::Origin;
 
 use super::deploy::ToBoot;
@@ -25,7 +25,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// A tree that one machine reads its memory from.
 #[derive(Debug, Clone)]
-pub struct HostMount {
+pub struct MemoryMount {
     /// The machine.
     pub machine: String,
     /// Where the template is.
@@ -169,7 +169,7 @@ impl Host {
     /// below, it ends.
     pub(super) async fn have_memory_mounted(
         self: &Arc<Self>,
-        wish: HostMount,
+        wish: MemoryMount,
         progress: &Progress,
     ) -> HostResult<OwnedFd> {
         let how = ToMount {
@@ -182,7 +182,7 @@ impl Host {
         let Given { files, reason } = given.ok_or_else(gone)?;
         let [device, root] =
             <[OwnedFd; 2]>::try_from(files).map_err(|_| HostError::NoMemory(reason))?;
-        self.blocking(move |host| host.serve_for_host(&wish, device))
+        self.blocking(move |host| host.serve_memory(&wish, device))
             .await?;
         Ok(root)
     }
@@ -190,8 +190,11 @@ impl Host {
     /// Serves the tree of a template that was mounted with [`shale_fusefs::Permissions::Unchecked`] on no directory: only who is
     /// handed its root sees it, and nobody is asked for permission. A file can be opened for writing, as some programs do that
     /// only read; what is written to it is refused. A later service serves it on. Blocks.
-    pub fn serve_for_host(&self, wish: &HostMount, device: OwnedFd) -> HostResult<()> {
-        let name = host_mount(&wish.machine)?;
+    ///
+    /// # Errors
+    /// The machine has one already, the template cannot be read, or neither record nor keeper can be had. Nothing is served then.
+    pub fn serve_memory(&self, wish: &MemoryMount, device: OwnedFd) -> HostResult<()> {
+        let name = memory_mount(&wish.machine)?;
         let source = self.sources.get(&wish.repository)?;
         let image = source.composer.image(wish.template)?;
         let reference = wish.template.to_string();
@@ -209,9 +212,12 @@ impl Host {
     }
 
     /// Waits until what a machine read its memory from has ended, which it does with the machine; that there is nothing is no
-    /// error. Blocks, and must not be called from a thread of the runtime.
-    pub fn ended_for_host(&self, machine: &str) -> HostResult<()> {
-        let name = host_mount(machine)?;
+    /// error. Blocks, five seconds at most, and must not be called from a thread of the runtime.
+    ///
+    /// # Errors
+    /// What is left of one that cannot be served any more cannot be removed.
+    pub fn wait_for_memory_end(&self, machine: &str) -> HostResult<()> {
+        let name = memory_mount(machine)?;
         // One of an earlier version is on a directory.
         let directory = {
             let all = self.mounts.all();
@@ -233,7 +239,7 @@ impl Host {
 
     /// What the memory of an instance's machine is read from: its repository, its template and the plan of that.
     pub(super) fn memory_of(&self, instance: &Instance) -> Option<Origin> {
-        let name = host_mount(instance.name.as_str()).ok()?;
+        let name = memory_mount(instance.name.as_str()).ok()?;
         let all = self.mounts.all();
         let record = all.get(&name)?.record.as_ref()?;
         Some(record.origin.clone())

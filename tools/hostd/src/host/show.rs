@@ -190,7 +190,7 @@ impl Host {
         let Some(vm) = vm else {
             return match record.phase {
                 Phase::Deploying => (InstanceState::Deploying, None),
-                Phase::Stopped | Phase::Started => (InstanceState::Stopped, None),
+                Phase::Stopped | Phase::Started | Phase::ShutDown => (InstanceState::Stopped, None),
             };
         };
         let both = || {

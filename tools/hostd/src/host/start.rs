@@ -201,7 +201,7 @@ impl Host {
         {
             let mut live = instance.live();
             live.vm = Some(vm);
-            live.stopped_by = None;
+            live.ending = None;
             live.missing_since = None;
             live.trouble = None;
         }

@@ -1,17 +1,20 @@
 //! An instance loses its machine, for a while or for good.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use shale_hvplug::{Stop, Vm};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::api::{Caller, EventKind, IfStuck, Outcome, Stage};
+use crate::api::{Caller, EventKind, HowEnded, IfStuck, MachineEnd, Outcome, Stage};
 use crate::error::{HostError, HostResult};
 use crate::name::InstanceName;
+use crate::record::Phase;
 use crate::seen::{Stall, Wanted};
 
-use super::instance::Instance;
+use super::instance::{Ending, Instance};
 use super::{Host, Progress};
 
 /// How often a guest that shuts down is looked at.
@@ -33,26 +36,88 @@ impl Host {
         self.stop_waiting(&instance).await?;
         if let Some(vm) = instance.vm() {
             progress.stage(Stage::ShutDown);
-            instance.live().stopped_by = Some(progress.caller.clone());
-            // Not under the lock: somebody may lose patience and cut the power.
-            let ended = self.shut_down(&vm, limit).await?;
-            match then {
-                _ if ended => {}
-                IfStuck::CutPower => self.cut(&vm).await?,
-                IfStuck::Fail => {
-                    // When it ends, it is by itself.
-                    instance.live().stopped_by = None;
-                    let name = name.to_string();
-                    return Err(HostError::StillRunning { name, limit });
-                }
-            }
-            let _changing = self.right_to_change(&instance).await?;
-            // Started again meanwhile, it is another machine.
-            if instance.vm().as_ref() == Some(&vm) {
-                self.settle(&instance).await;
-            }
+            let ending = Ending {
+                caller: progress.caller.clone(),
+                phase: Phase::Stopped,
+            };
+            self.end(&instance, &vm, limit, then, ending).await?;
         }
         Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
+    }
+
+    /// Shuts all guests down, as the host is about to be: those that start by themselves do so after its next boot. Until
+    /// then no other starts by itself.
+    pub(super) async fn shut_down_all(
+        self: &Arc<Self>,
+        limit: Duration,
+        progress: Progress,
+    ) -> HostResult<Outcome> {
+        self.is_going_down.store(true, Relaxed);
+        progress.stage(Stage::ShutDown);
+        let mut ending = JoinSet::new();
+        for instance in self.all() {
+            let (host, caller) = (self.clone(), progress.caller.clone());
+            ending.spawn(async move { host.shut_down_with_host(&instance, limit, caller).await });
+        }
+        let mut machines: Vec<_> = ending.join_all().await.into_iter().flatten().collect();
+        machines.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(Outcome::ShutDown { machines })
+    }
+
+    /// What became of its machine, if it had one.
+    async fn shut_down_with_host(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        limit: Duration,
+        caller: Caller,
+    ) -> Option<MachineEnd> {
+        // One that is starting has one then.
+        drop(self.right_to_change(instance).await);
+        let vm = instance.vm()?;
+        let begun = Instant::now();
+        let phase = Phase::ShutDown;
+        let ending = Ending { caller, phase };
+        let end = self.end(instance, &vm, limit, IfStuck::CutPower, ending);
+        Some(MachineEnd {
+            how: match end.await {
+                Ok(how) => how,
+                Err(error) => HowEnded::Not(error.failure().message),
+            },
+            name: instance.name.to_string(),
+            seconds: begun.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Ends a machine, and closes what its instance has.
+    async fn end(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        vm: &Vm,
+        limit: Duration,
+        then: IfStuck,
+        ending: Ending,
+    ) -> HostResult<HowEnded> {
+        instance.live().ending = Some(ending);
+        // Not under the lock: somebody may lose patience and cut the power.
+        let how = match (self.shut_down(vm, limit).await?, then) {
+            (true, _) => HowEnded::ShutDown,
+            (false, IfStuck::CutPower) => {
+                self.cut(vm).await?;
+                HowEnded::PowerCut
+            }
+            (false, IfStuck::Fail) => {
+                // When it ends, it is by itself.
+                instance.live().ending = None;
+                let name = instance.name.to_string();
+                return Err(HostError::StillRunning { name, limit });
+            }
+        };
+        let _changing = self.right_to_change(instance).await?;
+        // Started again meanwhile, it is another machine.
+        if instance.vm().as_ref() == Some(vm) {
+            self.settle(instance).await;
+        }
+        Ok(how)
     }
 
     /// Whether the machine has ended when the time is up.
@@ -151,7 +216,10 @@ impl Host {
         };
         let this = instance.clone();
         self.blocking(move |host| host.cut_power(&this)).await?;
-        instance.live().stopped_by = Some(caller);
+        instance.live().ending = Some(Ending {
+            caller,
+            phase: Phase::Stopped,
+        });
         self.settle(&instance).await;
         let this = instance.clone();
         self.blocking(move |host| host.discard(&this)).await?;

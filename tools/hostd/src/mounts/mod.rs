@@ -379,7 +379,7 @@ pub(crate) fn user_mount() -> HostResult<KeptName> {
 }
 
 /// The name of the mount that the memory of a machine is read from.
-pub(crate) fn host_mount(machine: &str) -> HostResult<KeptName> {
+pub(crate) fn memory_mount(machine: &str) -> HostResult<KeptName> {
     let kept = KeptName::new(&format!("{PREFIX}{HOST}{machine}"));
     kept.ok_or_else(|| HostError::Name(machine.to_owned()))
 }

@@ -24,7 +24,8 @@ const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// How long a guest that goes on takes to ask again for what it stood still for, at most.
 const ASKED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The same where the service is another one: QEMU waits longer and longer before it tries to connect again, 16 s at most.
+/// The same where the service is another one. Where the socket of the disk was lost with its keeper, QEMU waits longer and
+/// longer before it tries to connect again, 16 s at most.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(20);
 
 /// What is said of a stall while nothing is known to be wrong.

@@ -94,7 +94,7 @@ fn privileged_serve_mounts_for_another_process() {
     let runtime = Runtime::new().unwrap();
     let host = host(dir, &runtime);
     let ready = dir.join("ready");
-    let wish = HostMount {
+    let wish = MemoryMount {
         machine: "one".into(),
         repository: repository(dir),
         template: TemplateId::from_hex(template).unwrap(),
@@ -102,8 +102,8 @@ fn privileged_serve_mounts_for_another_process() {
     };
     if !dir.join("served").exists() {
         let device = || std::io::stderr().as_fd().try_clone_to_owned().unwrap();
-        host.serve_for_host(&wish, device()).unwrap();
-        let again = host.serve_for_host(&wish, device());
+        host.serve_memory(&wish, device()).unwrap();
+        let again = host.serve_memory(&wish, device());
         assert!(matches!(again, Err(HostError::Busy(_))));
         fs::write(dir.join("served"), "").unwrap();
     }
@@ -111,8 +111,8 @@ fn privileged_serve_mounts_for_another_process() {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     if line == "ended\n" {
-        host.ended_for_host("one").unwrap();
-        host.ended_for_host("one").unwrap();
+        host.wait_for_memory_end("one").unwrap();
+        host.wait_for_memory_end("one").unwrap();
     }
     runtime.block_on(host.run(async {}));
     // What waits for requests of the mount ends with this process.

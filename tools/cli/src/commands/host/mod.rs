@@ -2,6 +2,7 @@
 
 mod metrics;
 mod run;
+mod shutdown;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -45,6 +46,7 @@ const SAID_BYTES: usize = 1000;
 pub(crate) enum HostCommand {
     Run(run::Run),
     Stop(StopService),
+    Shutdown(shutdown::Shutdown),
     Metrics(metrics::Metrics),
 }
 
@@ -53,6 +55,7 @@ impl HostCommand {
         match self {
             HostCommand::Run(run) => run.run(context),
             HostCommand::Stop(stop) => stop.run(context),
+            HostCommand::Shutdown(shutdown) => shutdown.run(context),
             HostCommand::Metrics(metrics) => metrics.run(context),
         }
     }

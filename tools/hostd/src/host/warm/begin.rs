@@ -29,7 +29,7 @@ use crate::warm::{Channel, INITRD, KERNEL, MEMORY, Wake, WarmSnapshot, identity_
 use super::super::attempt::Attempt;
 use super::super::instance::Instance;
 use super::super::start::{BootPaths, ConsoleStart, console_start, machine};
-use super::super::{Host, HostMount};
+use super::super::{Host, MemoryMount};
 use super::{Warmed, common};
 
 /// How long a guest may take until it has its identity. It takes a fraction of a second; one that is not there after this is
@@ -163,7 +163,7 @@ impl Host {
         let (of, itself) = (kept.clone(), identity.clone());
         let script = self.blocking(move |_| script_of(&of, &itself));
         let start = async {
-            let memory = HostMount {
+            let memory = MemoryMount {
                 machine: instance.name.to_string(),
                 repository: record.origin.repository(),
                 template: kept.snapshot.image.id,
