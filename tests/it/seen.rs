@@ -83,7 +83,7 @@ pub(crate) fn of_kind<'a>(events: &'a [Value], kind: &str) -> Result<&'a Value> 
     found.next().with_context(|| format!("{kind}: {events:?}"))
 }
 
-fn wait_for(vms: &Vms, kind: &str, arguments: &[&str]) -> Result<Value> {
+pub(crate) fn wait_for(vms: &Vms, kind: &str, arguments: &[&str]) -> Result<Value> {
     let begun = Instant::now();
     loop {
         let events = events(vms, arguments)?;

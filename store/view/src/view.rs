@@ -23,7 +23,7 @@ const CHUNKS_AFTER: usize = 4096;
 
 /// A plan and where its chunks come from.
 pub struct View {
-    plan: PlanFile,
+    plan: Arc<PlanFile>,
     reader: Arc<ChunkReader>,
     when_denied: WhenDenied,
     trace: Option<Arc<Trace>>,
@@ -41,7 +41,7 @@ impl View {
     /// A view of `plan` for a guest, which waits for a source that denies.
     pub fn new(plan: PlanFile, reader: Arc<ChunkReader>) -> Self {
         Self {
-            plan,
+            plan: Arc::new(plan),
             waits: reader.new_waits(),
             reader,
             when_denied: WhenDenied::Wait,
@@ -102,16 +102,16 @@ impl View {
         let flights: Vec<_> = misses[1..]
             .iter()
             .map(|miss| {
-                let (reader, slice) = (self.reader.clone(), miss.slice);
-                let (nearby, denied) = (self.nearby(slice.index), self.when_denied);
+                let (reader, plan) = (self.reader.clone(), self.plan.clone());
+                let (slice, denied) = (miss.slice, self.when_denied);
                 tokio::spawn(async move {
-                    let nearby = || nearby.clone();
+                    let nearby = || nearby(&plan, slice.index);
                     reader.chunk_or_wait(slice.id, nearby, denied).await
                 })
             })
             .collect();
         let first = &misses[0];
-        let nearby = || self.nearby(first.slice.index);
+        let nearby = || nearby(&self.plan, first.slice.index);
         let (id, denied) = (first.slice.id, self.when_denied);
         let chunk = self.reader.chunk_or_wait(id, nearby, denied).await;
         self.deliver(first, chunk, buffer)?;
@@ -192,12 +192,11 @@ impl View {
         observer.touched(miss.slice.id, len, Source::Fetched);
         Ok(())
     }
+}
 
-    /// Ids of the chunks around `index`.
-    fn nearby(&self, index: usize) -> Vec<ChunkId> {
-        let end = self.plan.chunk_count().min(index + CHUNKS_AFTER);
-        let ids = (index.saturating_sub(CHUNKS_BEFORE)..end)
-            .filter_map(|index| self.plan.chunk(index).ok());
-        ids.map(|(id, _)| id).collect()
-    }
+/// Ids of the chunks of a plan around `index`.
+fn nearby(plan: &PlanFile, index: usize) -> Vec<ChunkId> {
+    let end = plan.chunk_count().min(index + CHUNKS_AFTER);
+    let ids = (index.saturating_sub(CHUNKS_BEFORE)..end).filter_map(|index| plan.chunk(index).ok());
+    ids.map(|(id, _)| id).collect()
 }

@@ -21,9 +21,19 @@ impl NydusImage {
         let image = Self {
             directory: directory.to_owned(),
         };
-        for below in ["blobs", "cache", "mnt"] {
+        for below in ["blobs", "cache", "mnt", "plain"] {
             std::fs::create_dir_all(image.path(below))?;
         }
+        // It takes no tree in which something has an access control list, as a directory of the journal has: of an archive
+        // without extended attributes it does.
+        let archive = image.path("plain.tar");
+        let mut pack = peer("tar")?;
+        pack.arg("--create").arg("--file").arg(&archive);
+        run(pack.arg("--directory").arg(tree).arg("."))?;
+        let mut unpack = peer("tar")?;
+        unpack.args(["--extract", "--preserve-permissions"]);
+        unpack.arg("--file").arg(&archive);
+        run(unpack.arg("--directory").arg(image.path("plain")))?;
         let mut pack = peer("nydus-image")?;
         pack.args(["create", "--type", "dir-rafs", "--fs-version", "6"])
             .args(["--compressor", "zstd", "--chunk-size", "0x100000"])
@@ -31,7 +41,7 @@ impl NydusImage {
             .arg(image.path("blobs"))
             .arg("--bootstrap")
             .arg(image.path("bootstrap"))
-            .arg(tree);
+            .arg(image.path("plain"));
         run(&mut pack)?;
         // As its documentation has it for a local blob, with a cache of what is unpacked, and without reading ahead of what
         // is asked for.
@@ -70,6 +80,8 @@ impl NydusImage {
         let mut daemon = peer("nydusd")?;
         daemon
             .args(["fuse", "--log-level", "error", "--thread-num", "2"])
+            // As many open files as it may have, where that is less than it asks for.
+            .args(["--rlimit-nofile", "0"])
             .arg("--config")
             .arg(self.path("nydusd.json"))
             .arg("--bootstrap")
