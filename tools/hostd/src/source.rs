@@ -83,14 +83,16 @@ impl Source {
         });
     }
 
-    /// The same, unless all of the template's content is here. Blocks.
-    pub(crate) fn bring_missing_boot_set(&self, template: TemplateId) {
+    /// The same, unless all of the template's content is here; whether it is not. Blocks.
+    pub(crate) fn bring_missing_boot_set(&self, template: TemplateId) -> bool {
         let composer = &self.composer;
         let plan = composer.kept_plan(template);
         let share = plan.and_then(|plan| local_bytes(self.reader.cache(), &plan).ok());
-        if share.is_none_or(|(all, here)| here < all) {
+        let is_missing = share.is_none_or(|(all, here)| here < all);
+        if is_missing {
             self.bring_boot_set(template);
         }
+        is_missing
     }
 
     /// Finds out what boots of a template read, where that is not known, so that it can be said how much of it is here.

@@ -185,8 +185,8 @@ impl Host {
         let reference: Reference = reference.parse()?;
         let source = self.sources.get(repository)?;
         let id = source.resolve(&reference)?;
-        source.bring_missing_boot_set(id);
-        let is_first = !self.was_ready(id);
+        let is_missing = source.bring_missing_boot_set(id);
+        let is_first = is_missing && !self.was_ready(id);
         let image = source.composer.image(id)?;
         Ok(ToBoot {
             source,
@@ -374,7 +374,8 @@ struct NewDisk {
 pub(super) struct ToBoot {
     pub(super) source: Arc<Source>,
     pub(super) image: Image,
-    /// Whether none has booted here that is still there: what its boot reads is of use to others.
+    /// Whether some of its content is not here, and no machine booted from it that still is: what its boot reads is of use to
+    /// others.
     pub(super) is_first: bool,
 }
 
