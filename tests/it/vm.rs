@@ -245,7 +245,9 @@ fn service_dies_under_a_writer(vms: &Vms) -> Result<()> {
         let killed = vms.kill_service()?;
         let listed = vms.run(&["ls", "--format", "json"])?;
         ensure!(vms.service_pid()? != killed, "another service answers");
-        ensure!(listed.matches("\"running\"").count() == 2, "{listed}");
+        let machines: Vec<Value> = serde_json::from_str(&listed)?;
+        let runs = |machine: &Value| machine["state"] == "running";
+        ensure!(machines.len() == 2 && machines.iter().all(runs), "{listed}");
         while done(vms)? <= before {
             ensure!(
                 begun.elapsed() < Duration::from_secs(60),
