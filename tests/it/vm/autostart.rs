@@ -96,7 +96,8 @@ fn they_are_shut_down_with_the_host(vms: &Vms) -> Result<()> {
     let none = run(vms.shale.command().args(["host", "shutdown", "--quiet"]))?;
     ensure!(none.is_empty(), "{none}");
 
-    // In the same boot they stay as they are.
+    // In the same boot they stay as they are, whoever asks again that they start by themselves.
+    vms.run(&["autostart", "later"])?;
     vms.kill_service()?;
     for name in ["later", "not", "waits"] {
         ensure!(
@@ -110,6 +111,23 @@ fn they_are_shut_down_with_the_host(vms: &Vms) -> Result<()> {
         until(vms, name, |state, _| state == "running")?;
     }
     ensure!(seen(vms, "not")?.0 == "stopped");
+
+    // Their user stops one behind that, and wants the other not to start by itself.
+    run(vms
+        .shale
+        .command()
+        .args(["host", "shutdown", "--timeout", "1"]))?;
+    vms.run(&["stop", "later"])?;
+    vms.run(&["autostart", "waits", "--disable"])?;
+    vms.run(&["autostart", "waits"])?;
+    vms.kill_service()?;
+    boot_anew(vms, &["later", "waits"])?;
+    for name in ["later", "waits"] {
+        ensure!(
+            seen(vms, name)? == ("stopped".into(), String::new()),
+            "{name}"
+        );
+    }
     Ok(())
 }
 

@@ -79,7 +79,7 @@ pub(crate) enum Phase {
     Stopped,
     /// It is complete and should run.
     Started,
-    /// It was shut down as the host was about to be: it ran until then.
+    /// It was shut down as the host was about to be, and starts by itself after the next boot of the host.
     ShutDown,
 }
 

@@ -82,7 +82,7 @@ pub enum Stage {
     ShutDown,
 }
 
-/// How a machine ended.
+/// What became of a machine that was to end.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MachineEnd {
     /// The name of its instance.
@@ -90,7 +90,7 @@ pub struct MachineEnd {
     /// How.
     #[serde(flatten)]
     pub how: HowEnded,
-    /// How long that took.
+    /// Seconds that it took.
     pub seconds: f64,
 }
 
@@ -102,7 +102,7 @@ pub enum HowEnded {
     ShutDown,
     /// Its guest did not in time, and its power was cut.
     PowerCut,
-    /// It did not, or nobody knows.
+    /// It did not, or nobody knows, for this reason.
     Not(String),
 }
 

@@ -130,7 +130,12 @@ impl Host {
                     return Ok(());
                 };
                 record.autostart = autostart.is_on();
-                record.boot = this.vm().and_then(|_| this_boot());
+                match record.phase {
+                    // It starts after the next boot, and not in this one.
+                    Phase::ShutDown if autostart.is_on() => {}
+                    Phase::ShutDown => record.phase = Phase::Stopped,
+                    _ => record.boot = this.vm().and_then(|_| this_boot()),
+                }
                 host.keep(&this.name, &record)?;
                 this.live().record = Some(record);
                 Ok(())

@@ -34,15 +34,36 @@ impl Host {
     ) -> HostResult<Outcome> {
         let instance = self.get(name)?;
         self.stop_waiting(&instance).await?;
-        if let Some(vm) = instance.vm() {
-            progress.stage(Stage::ShutDown);
-            let ending = Ending {
-                caller: progress.caller.clone(),
-                phase: Phase::Stopped,
-            };
-            self.end(&instance, &vm, limit, then, ending).await?;
+        match instance.vm() {
+            Some(vm) => {
+                progress.stage(Stage::ShutDown);
+                let ending = Ending {
+                    caller: progress.caller.clone(),
+                    phase: Phase::Stopped,
+                };
+                self.end(&instance, &vm, limit, then, ending).await?;
+            }
+            None => self.stay_stopped(&instance).await?,
         }
         Ok(Outcome::Instance(Box::new(self.show(&instance).await?)))
+    }
+
+    /// Keeps that an instance without a machine does not start after the next boot of the host, if it would.
+    async fn stay_stopped(self: &Arc<Self>, instance: &Arc<Instance>) -> HostResult<()> {
+        let was_shut_down = || {
+            let live = instance.live();
+            let record = live.record.as_ref();
+            record.is_some_and(|record| record.phase == Phase::ShutDown)
+        };
+        if !was_shut_down() {
+            return Ok(());
+        }
+        let _changing = self.right_to_change(instance).await?;
+        match was_shut_down() {
+            true => self.keep_phase(instance, Phase::Stopped).await,
+            // It was started meanwhile.
+            false => Ok(()),
+        }
     }
 
     /// Shuts all guests down, as the host is about to be: those that start by themselves do so after its next boot. Until
@@ -75,7 +96,14 @@ impl Host {
         drop(self.right_to_change(instance).await);
         let vm = instance.vm()?;
         let begun = Instant::now();
-        let phase = Phase::ShutDown;
+        let starts = {
+            let live = instance.live();
+            live.record.as_ref().is_some_and(|record| record.autostart)
+        };
+        let phase = match starts {
+            true => Phase::ShutDown,
+            false => Phase::Stopped,
+        };
         let ending = Ending { caller, phase };
         let end = self.end(instance, &vm, limit, IfStuck::CutPower, ending);
         Some(MachineEnd {

@@ -95,6 +95,15 @@ fn timed(tree: &Path, work: fn(&Path) -> Result<()>) -> Result<Sample> {
     Ok(Sample::of(seconds(|| work(tree))?))
 }
 
+/// The same, once the kernel's caches were dropped, or else after it was done once.
+fn timed_after(drops: bool, tree: &Path, work: fn(&Path) -> Result<()>) -> Result<Sample> {
+    match drops {
+        true => drop_caches()?,
+        false => work(tree)?,
+    }
+    timed(tree, work)
+}
+
 /// Whether the first is faster than the second.
 fn faster(contenders: &[Contender<'_>]) -> &'static str {
     verdict(contenders[0].ratio_to(&contenders[1]) < 1.0)
@@ -130,14 +139,7 @@ pub(crate) fn read(settings: Settings) -> Result<()> {
 
     let _served = (trees.serve()?, trees.nydus.serve()?);
     for (name, drops) in [("caches dropped", true), ("hot", false)] {
-        let sample = |tree: &Path| -> Result<Sample> {
-            if drops {
-                drop_caches()?;
-            } else {
-                read_all(tree)?;
-            }
-            timed(tree, read_all)
-        };
+        let sample = |tree: &Path| timed_after(drops, tree, read_all);
         let mut contenders = trees.contenders(&sample);
         in_turns(settings.runs, &mut contenders)?;
         println!("{name}:");
@@ -157,14 +159,7 @@ pub(crate) fn look(settings: Settings) -> Result<()> {
     println!("input: {}", trees.base.tree().display());
     let _served = (trees.serve()?, trees.nydus.serve()?);
     for (name, drops) in [("caches dropped", true), ("hot", false)] {
-        let sample = |tree: &Path| {
-            if drops {
-                drop_caches()?;
-            } else {
-                look_at_all(tree)?;
-            }
-            timed(tree, look_at_all)
-        };
+        let sample = |tree: &Path| timed_after(drops, tree, look_at_all);
         let mut contenders = trees.contenders(&sample);
         in_turns(settings.runs, &mut contenders)?;
         println!("{name}:");
