@@ -17,6 +17,11 @@ fn forecast(vms: &Vms, reference: &str) -> Result<Value> {
 
 /// A machine `a` of this host has booted from the template of `reference`, which is in a registry.
 pub(super) fn after_a_boot(vms: &Vms, reference: &str) -> Result<()> {
+    // What its own boot read is known to this host, before it asks anybody.
+    let shown: Value = serde_json::from_str(&vms.run(&["inspect", "a", "--format", "json"])?)?;
+    let share = &shown["disk"]["boot_set"];
+    ensure!(share["bytes"].as_u64() > Some(1 << 20), "{share}");
+    ensure!(share["local_bytes"] == share["bytes"], "{share}");
     // The registry is told of the boot behind the login prompt.
     let begun = Instant::now();
     let here = loop {

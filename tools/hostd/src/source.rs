@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shale_client::{Address, AddressError};
-use shale_model::{BootSet, BootSets, Catalog, Fetch, Platform, Reference, SeamResult, TemplateId};
+use shale_model::{BootSet, BootSets, Catalog, ChunkId, Fetch, Platform, Reference, SeamResult, TemplateId};
 use shale_view::{
     Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, NamedFetch, RetrySettings,
     SourceState, Trace,
@@ -20,7 +20,7 @@ use crate::boot_sets::{BootSetChunks, KnownBootSets};
 use crate::compose::Composer;
 use crate::drill::{Drill, DrilledFetch, LinkFault};
 use crate::error::{HostError, HostResult, PlaceFailure};
-use crate::local::local_bytes;
+use crate::local::{local_bytes, with_bytes};
 use crate::metrics::SourceSums;
 use crate::place::Place;
 use crate::renewed::Renewed;
@@ -119,15 +119,27 @@ impl Source {
         }
     }
 
-    /// Tells what a boot of a template read, for the next host. If that cannot be told, another boot will.
+    /// Tells what a boot of a template read, for the next host. If that cannot be told, another boot will. Blocks.
     pub(crate) fn tell_of_boot(&self, template: TemplateId, trace: &Trace) {
         let chunks = trace.end();
+        self.know_boot_set(template, &chunks);
         if let Some(boots) = self.boots.clone() {
             let tell = async move { drop(boots.add_trace(template, &chunks).await) };
             let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
             // Those that have ended take no room.
             while telling.try_join_next().is_some() {}
             telling.spawn_on(tell, &self.composer.runtime);
+        }
+    }
+
+    /// Notes what a boot here read, where nobody knew, so that the registry need not be asked for it.
+    fn know_boot_set(&self, template: TemplateId, chunks: &[ChunkId]) {
+        if self.boots.is_some()
+            && self.boot_sets.get(template).is_none()
+            && let Some(plan) = self.composer.kept_plan(template)
+            && let Ok(known) = with_bytes(&plan, chunks)
+        {
+            self.boot_sets.found(template, Some(known.into()));
         }
     }
 

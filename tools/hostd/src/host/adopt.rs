@@ -152,6 +152,7 @@ impl Host {
         }
         // First: a hypervisor that waits for its disk in the middle of a move answers nobody.
         let served = self.serve(instance, &record)?;
+        self.learn_boot_set(&record);
         let record = self.after_a_move(instance, vm, record)?;
         instance.live().record = Some(record.clone());
         match record.disk {
@@ -171,7 +172,6 @@ impl Host {
         let (plan, trace) = (record.origin.plan, instance.live().trace.clone());
         let patience = record.pause_after_seconds.map(Duration::from_secs);
         let overlay = (overlay.as_path(), patience);
-        source.learn_boot_set(record.origin.template);
         Served::open(&source, (plan, trace), overlay, socket, &self.runtime)
     }
 

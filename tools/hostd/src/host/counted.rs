@@ -75,6 +75,13 @@ impl Host {
         Some((here, of))
     }
 
+    /// Finds out what boots of an instance's template read, so that it can be said how much of it is here. Blocks.
+    pub(super) fn learn_boot_set(&self, record: &Record) {
+        if let Ok(source) = self.sources.get(&record.origin.repository()) {
+            source.learn_boot_set(record.origin.template);
+        }
+    }
+
     /// Of what boots of an instance's template read, how much is here. Where the disk is a file, all is.
     pub(super) fn boot_set_share(&self, record: &Record) -> Option<BootSetShare> {
         let chunks = self.sources.boot_set(record.origin.template)?;

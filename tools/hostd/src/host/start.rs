@@ -151,6 +151,10 @@ impl Host {
         let mut record = record.ok_or_else(|| HostError::Busy(instance.name.to_string()))?;
         self.cut_power(instance)?;
         self.lay_ready(instance, &mut record, &patience)?;
+        // A deployment has brought it, or has all that it needs: it asks a registry for nothing that can be spared.
+        if record.ready_millis.is_some() {
+            self.learn_boot_set(&record);
+        }
         record.phase = Phase::Started;
         record.paused = false;
         self.keep(&instance.name, &record)?;
