@@ -57,9 +57,8 @@ impl View {
         }
     }
 
-    /// The same view, which notes in `trace` what is read.
-    pub fn traced(self, trace: Arc<Trace>) -> Self {
-        let trace = Some(trace);
+    /// The same view, which notes in `trace` what is read, if there is one.
+    pub fn traced(self, trace: Option<Arc<Trace>>) -> Self {
         Self { trace, ..self }
     }
 

@@ -74,11 +74,7 @@ impl Served {
         let plan_file = open_plan(&source.composer.plan_path(plan), plan)?;
         let directory = overlay.to_owned();
         let overlay = open_overlay(overlay, plan)?;
-        let view = View::new(plan_file, source.reader.clone());
-        let view = Arc::new(match trace {
-            Some(trace) => view.traced(trace),
-            None => view,
-        });
+        let view = Arc::new(View::new(plan_file, source.reader.clone()).traced(trace));
         let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
         let (state, filled) = watch::channel(FillState::Running);
         let missing = Arc::<OnceLock<u64>>::default();

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shale_client::{Address, AddressError};
-use shale_model::{BootSet, BootSets, Catalog, ChunkId, Fetch, Platform, Reference, SeamResult, TemplateId};
+use shale_model::{
+    BootSet, BootSets, Catalog, ChunkId, Fetch, Platform, Reference, SeamResult, TemplateId,
+};
 use shale_view::{
     Cache, ChunkReader, Counters, FillRate, FillSettings, Filler, NamedFetch, RetrySettings,
     SourceState, Trace,

@@ -333,7 +333,7 @@ async fn a_trace_has_what_was_read_in_order_and_once() {
     let trace = Arc::new(Trace::default());
     let plan = open_plan(&fixture.plan_path(), fixture.plan_id).unwrap();
     let reader = fixture.reader(Arc::new(MemoryFiles::new()));
-    let view = Arc::new(View::new(plan, reader).traced(trace.clone()));
+    let view = Arc::new(View::new(plan, reader).traced(Some(trace.clone())));
     let (id, _) = view.plan().chunk(30).unwrap();
     let disk = Disk::read_only(view.clone());
     let half = disk.size() / 2;

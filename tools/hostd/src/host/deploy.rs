@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError};
 use shale_files::{DirFiles, FilePath, put_durably};
 use shale_hvplug::{Forward, Resources, VmFiles};
 use shale_image::identity::Identity;
-use shale_model::{Reference, TemplateId};
-use shale_view::PlanFile;
+use shale_model::{PlanId, Reference, TemplateId};
+use shale_view::{Disk, PlanFile, View, open_plan};
 
 use crate::api::{
     Begin, Deploy, EventKind, LoginWish, MachineWish, Outcome, Repository, Stage, Until, WarmStart,
@@ -19,6 +19,7 @@ use crate::compose::Image;
 use crate::data_disk::DataDisk;
 use crate::dirs::private_dir;
 use crate::error::{HostError, HostResult, system};
+use crate::guest_files::boot_files;
 use crate::identity::new_identity;
 use crate::identity_file;
 use crate::keys::{SshKey, random};
@@ -28,7 +29,7 @@ use crate::record::{LoginRecord, NewRecord, Origin, Phase, Record};
 use crate::source::Source;
 
 use super::attempt::Attempt;
-use super::instance::Instance;
+use super::instance::{Instance, ReadingBootFiles};
 use super::replace::put_known_host;
 use super::start::ConsoleStart;
 use super::warm::Warmed;
@@ -168,6 +169,8 @@ impl Host {
         if is_first && attempt.until == Until::Login {
             instance.live().trace = Some(Arc::default());
         }
+        let reading = self.read_boot_files(instance, &source, image.plan_id, patience);
+        instance.live().boot_files = Some(reading);
         let work = async {
             // As above.
             let become_itself = self.blocking(move |host| host.new_disk(&wish, source, image));
@@ -178,6 +181,26 @@ impl Host {
                 .await
         };
         self.stage(&attempt.progress, Stage::Identity, work).await
+    }
+
+    /// Begins to read what a new machine boots, from the plan of its template: its identity changes none of that. Where
+    /// it cannot be read, the start reads again, and says why.
+    fn read_boot_files(
+        &self,
+        instance: &Instance,
+        source: &Source,
+        plan: PlanId,
+        patience: &Patience,
+    ) -> ReadingBootFiles {
+        let path = source.composer.plan_path(plan);
+        let (reader, trace) = (source.reader.clone(), instance.live().trace.clone());
+        let (runtime, patience) = (self.runtime.clone(), patience.clone());
+        self.runtime.spawn_blocking(move || {
+            let file = open_plan(&path, plan).ok()?;
+            let view = View::new(file, reader).traced(trace);
+            let disk = Arc::new(Disk::read_only(Arc::new(view)));
+            boot_files(disk, runtime, patience).ok()
+        })
     }
 
     /// What a reference means now, for a machine that is to boot it. Blocks.

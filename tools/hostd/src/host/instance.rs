@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use shale_hvplug::{Vm, VmFiles};
 use shale_view::Trace;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::api::Caller;
 use crate::data_disk::DataDisk;
 use crate::dirs::HostDirs;
 use crate::disk_place::DiskPlace;
+use crate::guest_files::BootFiles;
 use crate::name::InstanceName;
 use crate::patience::Hope;
 use crate::record::{Origin, Phase, Record};
@@ -31,6 +32,9 @@ pub(super) struct Instance {
     live: Mutex<Live>,
 }
 
+/// The reading of what a machine boots.
+pub(super) type ReadingBootFiles = JoinHandle<Option<BootFiles>>;
+
 /// What is known of an instance now.
 #[derive(Default)]
 pub(super) struct Live {
@@ -44,6 +48,8 @@ pub(super) struct Live {
     pub(super) snapshot_fill: Option<AbortHandle>,
     /// What its first boot reads, until it is ready.
     pub(super) trace: Option<Arc<Trace>>,
+    /// What it boots, which is read while it is made, until its first start.
+    pub(super) boot_files: Option<ReadingBootFiles>,
     /// Whether its guest stands still, and why.
     pub(super) standstill: Standstill,
     /// Whether the ports of the record are its own: from before the machine starts until it has ended.

@@ -180,9 +180,16 @@ impl Host {
                 device
             }
         };
-        let files = boot_files(device, self.runtime.clone(), patience.clone());
-        // A read that was given up shows as a disk that cannot be read.
-        let files = files.map_err(|error| patience.over().unwrap_or(error.into()))?;
+        let reading = instance.live().boot_files.take();
+        let read = reading.and_then(|reading| self.runtime.block_on(reading).ok());
+        let files = match read.flatten() {
+            Some(files) => files,
+            None => {
+                let files = boot_files(device, self.runtime.clone(), patience.clone());
+                // A read that was given up shows as a disk that cannot be read.
+                files.map_err(|error| patience.over().unwrap_or(error.into()))?
+            }
+        };
         write_boot_files(&instance.paths.boot(), &files)
     }
 

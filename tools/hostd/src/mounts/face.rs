@@ -40,11 +40,7 @@ impl Opened {
         let noted = &source.witness.noted;
         Ok(match &record.shows {
             Shows::Tree => {
-                let view = View::new(file, reader);
-                let view = Arc::new(match trace {
-                    Some(trace) => view.traced(trace),
-                    None => view,
-                });
+                let view = Arc::new(View::new(file, reader).traced(trace));
                 let timed = TimedDisk {
                     inner: Arc::new(Disk::read_only(view.clone())),
                     reads: noted.reads(ReadFace::FuseTree),
