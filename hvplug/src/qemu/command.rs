@@ -11,7 +11,7 @@ use crate::machine::{Acceleration, DirectBoot, DiskOffer, Machine, Memory, VmFil
 /// the machine pauses. A day: a read never fails because something is slow or gone (I8).
 const NBD_RECONNECT_SECONDS: u32 = 86_400;
 
-/// Bytes that a guest is told to ask a lazy disk for at a time: Linux reads twice as far ahead then, 512 KiB in place of
+/// Bytes that a guest is told to ask a lazy disk for at a time: Linux reads twice that ahead, 512 KiB in place of
 /// 128. A request costs such a disk more than its bytes do: a boot of Debian 12 asks 845 times in place of 1,040, for 47 MB
 /// in place of 41.
 const NBD_REQUEST_BYTES: u32 = 256 << 10;
@@ -264,7 +264,9 @@ mod tests {
             let serial = format!(",serial=data{},", nth - 1);
             let device = value("-device", nth + 1);
             assert!(device.contains(&serial), "{device}");
+            assert!(!device.contains("opt_io_size"), "a file is no lazy disk");
         }
+        assert!(value("-device", 1).ends_with(",opt_io_size=262144"));
         let drive: serde_json::Value = serde_json::from_str(value("-blockdev", 0)).unwrap();
         assert_eq!(drive["file"]["server"]["path"], "/run/a,b/disk");
         assert_eq!(drive["file"]["reconnect-delay"], NBD_RECONNECT_SECONDS);

@@ -1,12 +1,15 @@
 //! The boot sets that this host knows of: what boots of its templates read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shale_model::{ChunkId, TemplateId};
+use shale_view::PlanFile;
+
+use crate::error::HostResult;
 
 /// Boot sets that are remembered: more than a host has templates of machines. Each takes at most 2.5 MB, mostly a tenth
-/// of that. Where there are more, all are forgotten, and learned again when machines start.
+/// of that. Where there are more, all are forgotten, and learned again when machines are started again.
 const MAX_KNOWN: usize = 64;
 
 /// Chunks of a boot set, with their bytes.
@@ -26,23 +29,24 @@ impl KnownBootSets {
     /// Whether it is the caller's turn to find out what that of a template is.
     pub(crate) fn is_to_ask(&self, template: TemplateId) -> bool {
         let mut known = self.known();
-        if known.contains_key(&template) {
-            return false;
+        let is_to_ask = !known.contains_key(&template);
+        if is_to_ask {
+            put(&mut known, template, Known::Asked);
         }
-        if known.len() >= MAX_KNOWN {
-            known.clear();
-        }
-        known.insert(template, Known::Asked);
-        true
+        is_to_ask
     }
 
-    /// What was found out; nothing if there is none, or it cannot be had now: then somebody may ask again.
+    /// What was found out; nothing if there is none, or it cannot be had now: where nothing is known, somebody may ask again.
     pub(crate) fn found(&self, template: TemplateId, chunks: Option<BootSetChunks>) {
         let mut known = self.known();
         match chunks {
-            Some(chunks) => known.insert(template, Known::Chunks(chunks)),
-            None => known.remove(&template),
-        };
+            Some(chunks) => put(&mut known, template, Known::Chunks(chunks)),
+            None => {
+                if let Some(Known::Asked) = known.get(&template) {
+                    known.remove(&template);
+                }
+            }
+        }
     }
 
     /// The chunks of that of a template, if they are known.
@@ -56,6 +60,26 @@ impl KnownBootSets {
     fn known(&self) -> MutexGuard<'_, HashMap<TemplateId, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn put(known: &mut HashMap<TemplateId, Known>, template: TemplateId, what: Known) {
+    if known.len() >= MAX_KNOWN && !known.contains_key(&template) {
+        known.clear();
+    }
+    known.insert(template, what);
+}
+
+/// What a boot read, as far as the plan has it, each chunk once.
+pub(crate) fn chunks_of_boot(plan: &PlanFile, read: &[ChunkId]) -> HostResult<BootSetChunks> {
+    let mut wanted: HashSet<&ChunkId> = read.iter().collect();
+    let mut found = Vec::with_capacity(wanted.len());
+    for index in 0..plan.chunk_count() {
+        let (id, len) = plan.chunk(index)?;
+        if wanted.remove(&id) {
+            found.push((id, len));
+        }
+    }
+    Ok(found.into())
 }
 
 #[cfg(test)]
@@ -73,7 +97,8 @@ mod tests {
         let chunks: BootSetChunks = Arc::new([(ChunkId::of(b"a"), 1)]);
         known.found(template, Some(chunks.clone()));
         assert!(!known.is_to_ask(template));
-        assert_eq!(known.get(template), Some(chunks));
+        known.found(template, None);
+        assert_eq!(known.get(template), Some(chunks), "nobody takes it back");
         for number in 2..=MAX_KNOWN as u8 + 1 {
             known.is_to_ask(TemplateId::from_bytes([number; 32]));
         }

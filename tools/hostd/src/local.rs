@@ -30,16 +30,3 @@ pub(crate) fn local_bytes_of(cache: &Cache, chunks: &[(ChunkId, u32)]) -> (u64, 
     let all = chunks.iter().map(|(_, len)| bytes(len)).sum();
     (all, here.map(|(_, len)| bytes(len)).sum())
 }
-
-/// Those of `ids` that a plan has, each once, with their bytes.
-pub(crate) fn with_bytes(plan: &PlanFile, ids: &[ChunkId]) -> HostResult<Vec<(ChunkId, u32)>> {
-    let mut wanted: HashSet<&ChunkId> = ids.iter().collect();
-    let mut found = Vec::with_capacity(wanted.len());
-    for index in 0..plan.chunk_count() {
-        let (id, len) = plan.chunk(index)?;
-        if wanted.remove(&id) {
-            found.push((id, len));
-        }
-    }
-    Ok(found)
-}

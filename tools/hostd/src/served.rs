@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use shale_files::DirFiles;
 use shale_model::{BlockDevice, PlanId};
 use shale_nbd::{Access, Export, Exports, Server, Settings};
-use shale_view::{
-    Disk, Failed, FillState, ImpatientDisk, Overlay, SourceReport, Trace, View, Waiting, open_plan,
-};
+use shale_view::{Disk, Failed, FillState, ImpatientDisk, Overlay, SourceReport, View, Waiting};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -62,19 +60,17 @@ impl Drop for Aborted {
 }
 
 impl Served {
-    /// Opens plan and overlay, listens on `socket`, and begins to fill the cache with what the plan names. Blocks;
-    /// server and fill run on `runtime`. What is read is noted in the trace. Requests of the machine wait for `patience`.
+    /// Opens the overlay over the view of its plan, listens on `socket`, and begins to fill the cache with what the plan names.
+    /// Blocks; server and fill run on `runtime`. Requests of the machine wait for `patience`.
     pub(crate) fn open(
         source: &Source,
-        (plan, trace): (PlanId, Option<Arc<Trace>>),
+        (plan, view): (PlanId, Arc<View>),
         (overlay, patience): (&Path, Option<Duration>),
         socket: DiskSocket,
         runtime: &Handle,
     ) -> HostResult<Self> {
-        let plan_file = open_plan(&source.composer.plan_path(plan), plan)?;
         let directory = overlay.to_owned();
         let overlay = open_overlay(overlay, plan)?;
-        let view = Arc::new(View::new(plan_file, source.reader.clone()).traced(trace));
         let disk = Arc::new(Disk::writable(view.clone(), overlay.clone()));
         let (state, filled) = watch::channel(FillState::Running);
         let missing = Arc::<OnceLock<u64>>::default();

@@ -18,11 +18,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::api::{EventKind, Repository};
-use crate::boot_sets::{BootSetChunks, KnownBootSets};
+use crate::boot_sets::{BootSetChunks, KnownBootSets, chunks_of_boot};
 use crate::compose::Composer;
 use crate::drill::{Drill, DrilledFetch, LinkFault};
 use crate::error::{HostError, HostResult, PlaceFailure};
-use crate::local::{local_bytes, with_bytes};
+use crate::local::local_bytes;
 use crate::metrics::SourceSums;
 use crate::place::Place;
 use crate::renewed::Renewed;
@@ -139,9 +139,9 @@ impl Source {
         if self.boots.is_some()
             && self.boot_sets.get(template).is_none()
             && let Some(plan) = self.composer.kept_plan(template)
-            && let Ok(known) = with_bytes(&plan, chunks)
+            && let Ok(known) = chunks_of_boot(&plan, chunks)
         {
-            self.boot_sets.found(template, Some(known.into()));
+            self.boot_sets.found(template, Some(known));
         }
     }
 

@@ -152,7 +152,7 @@ impl Host {
         }
         // First: a hypervisor that waits for its disk in the middle of a move answers nobody.
         let served = self.serve(instance, &record)?;
-        self.learn_boot_set(&record);
+        self.learn_boot_set(instance);
         let record = self.after_a_move(instance, vm, record)?;
         instance.live().record = Some(record.clone());
         match record.disk {
@@ -169,10 +169,16 @@ impl Host {
         let source = self.sources.get(&record.origin.repository())?;
         let overlay = instance.paths.disk_at(&record.disk);
         let socket = DiskSocket::new(self.held.clone(), &instance.name, instance.paths.disk())?;
-        let (plan, trace) = (record.origin.plan, instance.live().trace.clone());
+        let view = self.view_of(instance, &source, record.origin.plan)?;
         let patience = record.pause_after_seconds.map(Duration::from_secs);
         let overlay = (overlay.as_path(), patience);
-        Served::open(&source, (plan, trace), overlay, socket, &self.runtime)
+        Served::open(
+            &source,
+            (record.origin.plan, view),
+            overlay,
+            socket,
+            &self.runtime,
+        )
     }
 
     /// Notes that an instance has no machine, if it should have one.

@@ -89,6 +89,7 @@ impl Host {
             limit_seconds: ATTEMPT_SECONDS,
         };
         let attempt = Attempt::new(instance, wait, Progress::unheard());
+        self.learn_boot_set_of(instance).await;
         match self.begin_or_fail(instance, &attempt).await {
             Ok(_) => instance.live().waits_to_start = None,
             Err(error) => {

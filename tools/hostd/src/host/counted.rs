@@ -76,10 +76,27 @@ impl Host {
     }
 
     /// Finds out what boots of an instance's template read, so that it can be said how much of it is here. Blocks.
-    pub(super) fn learn_boot_set(&self, record: &Record) {
-        if let Ok(source) = self.sources.get(&record.origin.repository()) {
+    ///
+    /// A new machine has brought that, or has all that it needs: its deployment asks a registry for nothing that can be spared.
+    pub(super) fn learn_boot_set(&self, instance: &Instance) {
+        let record = instance.live().record.clone();
+        if let Some(record) = record
+            && let DiskPlace::Overlay { .. } = record.disk
+            && let Ok(source) = self.sources.get(&record.origin.repository())
+        {
             source.learn_boot_set(record.origin.template);
         }
+    }
+
+    /// The same.
+    pub(super) async fn learn_boot_set_of(self: &Arc<Self>, instance: &Arc<Instance>) {
+        let instance = instance.clone();
+        let learn = self.blocking(move |host| {
+            host.learn_boot_set(&instance);
+            Ok(())
+        });
+        // Without it, it is not said.
+        let _ = learn.await;
     }
 
     /// Of what boots of an instance's template read, how much is here. Where the disk is a file, all is.

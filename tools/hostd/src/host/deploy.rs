@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError};
 use shale_files::{DirFiles, FilePath, put_durably};
 use shale_hvplug::{Forward, Resources, VmFiles};
 use shale_image::identity::Identity;
-use shale_model::{PlanId, Reference, TemplateId};
-use shale_view::{Disk, PlanFile, View, open_plan};
+use shale_model::{Reference, TemplateId};
+use shale_view::PlanFile;
 
 use crate::api::{
     Begin, Deploy, EventKind, LoginWish, MachineWish, Outcome, Repository, Stage, Until, WarmStart,
@@ -19,7 +19,6 @@ use crate::compose::Image;
 use crate::data_disk::DataDisk;
 use crate::dirs::private_dir;
 use crate::error::{HostError, HostResult, system};
-use crate::guest_files::boot_files;
 use crate::identity::new_identity;
 use crate::identity_file;
 use crate::keys::{SshKey, random};
@@ -29,7 +28,7 @@ use crate::record::{LoginRecord, NewRecord, Origin, Phase, Record};
 use crate::source::Source;
 
 use super::attempt::Attempt;
-use super::instance::{Instance, ReadingBootFiles};
+use super::instance::Instance;
 use super::replace::put_known_host;
 use super::start::ConsoleStart;
 use super::warm::Warmed;
@@ -141,6 +140,12 @@ impl Host {
     /// Undoes a deployment that failed.
     pub(super) async fn forget(self: &Arc<Self>, instance: &Arc<Instance>) {
         let name = instance.name.clone();
+        // What it boots is read for nobody now.
+        let _given_up = instance.hope.give_up();
+        let reading = instance.live().boot_reading.take();
+        if let Some(reading) = reading {
+            reading.ended().await;
+        }
         let instance = instance.clone();
         // What cannot be removed now is removed by the next service: its record says that it is not ready.
         let _ = self.blocking(move |host| host.discard(&instance)).await;
@@ -169,38 +174,21 @@ impl Host {
         if is_first && attempt.until == Until::Login {
             instance.live().trace = Some(Arc::default());
         }
-        let reading = self.read_boot_files(instance, &source, image.plan_id, patience);
-        instance.live().boot_files = Some(reading);
+        let (this, waits) = (instance.clone(), patience.clone());
+        let (of, plan) = (source.clone(), image.plan_id);
+        let read = self.blocking(move |host| host.begin_boot_reading(&this, &of, plan, waits));
         let work = async {
             // As above.
             let become_itself = self.blocking(move |host| host.new_disk(&wish, source, image));
-            let mut disk = patience.wait(become_itself).await?;
+            let (disk, reading) = tokio::join!(patience.wait(become_itself), read);
+            reading?;
+            let mut disk = disk?;
             disk.record.warm = warm;
             let (this, patience) = (instance.clone(), patience.clone());
             self.blocking(move |host| host.make_disk(&this, disk, &patience))
                 .await
         };
         self.stage(&attempt.progress, Stage::Identity, work).await
-    }
-
-    /// Begins to read what a new machine boots, from the plan of its template: its identity changes none of that. Where
-    /// it cannot be read, the start reads again, and says why.
-    fn read_boot_files(
-        &self,
-        instance: &Instance,
-        source: &Source,
-        plan: PlanId,
-        patience: &Patience,
-    ) -> ReadingBootFiles {
-        let path = source.composer.plan_path(plan);
-        let (reader, trace) = (source.reader.clone(), instance.live().trace.clone());
-        let (runtime, patience) = (self.runtime.clone(), patience.clone());
-        self.runtime.spawn_blocking(move || {
-            let file = open_plan(&path, plan).ok()?;
-            let view = View::new(file, reader).traced(trace);
-            let disk = Arc::new(Disk::read_only(Arc::new(view)));
-            boot_files(disk, runtime, patience).ok()
-        })
     }
 
     /// What a reference means now, for a machine that is to boot it. Blocks.

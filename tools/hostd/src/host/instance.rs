@@ -7,19 +7,20 @@ use std::time::Instant;
 
 use shale_hvplug::{Vm, VmFiles};
 use shale_view::Trace;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 
 use crate::api::Caller;
 use crate::data_disk::DataDisk;
 use crate::dirs::HostDirs;
 use crate::disk_place::DiskPlace;
-use crate::guest_files::BootFiles;
 use crate::name::InstanceName;
 use crate::patience::Hope;
 use crate::record::{Origin, Phase, Record};
 use crate::seen::{Arrival, Standstill, Wanted};
 use crate::served::Served;
 use crate::snapshot::Snapshot;
+
+use super::boot::BootReading;
 
 /// An instance.
 pub(super) struct Instance {
@@ -31,9 +32,6 @@ pub(super) struct Instance {
     pub(super) hope: Hope,
     live: Mutex<Live>,
 }
-
-/// The reading of what a machine boots.
-pub(super) type ReadingBootFiles = JoinHandle<Option<BootFiles>>;
 
 /// What is known of an instance now.
 #[derive(Default)]
@@ -49,7 +47,7 @@ pub(super) struct Live {
     /// What its first boot reads, until it is ready.
     pub(super) trace: Option<Arc<Trace>>,
     /// What it boots, which is read while it is made, until its first start.
-    pub(super) boot_files: Option<ReadingBootFiles>,
+    pub(super) boot_reading: Option<BootReading>,
     /// Whether its guest stands still, and why.
     pub(super) standstill: Standstill,
     /// Whether the ports of the record are its own: from before the machine starts until it has ended.

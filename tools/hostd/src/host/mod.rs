@@ -6,6 +6,7 @@
 mod adopt;
 mod attempt;
 mod autostart;
+mod boot;
 mod cached;
 mod commit;
 mod counted;

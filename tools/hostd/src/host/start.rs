@@ -13,12 +13,12 @@ use crate::console::{self, Waited};
 use crate::dirs::{private_dir, remove_dir};
 use crate::disk_place::DiskPlace;
 use crate::error::{HostError, HostResult, system};
-use crate::guest_files::{BootFiles, boot_files};
 use crate::name::InstanceName;
 use crate::patience::Patience;
 use crate::record::{Phase, Record};
 
 use super::attempt::Attempt;
+use super::boot::write_boot_files;
 use super::instance::Instance;
 use super::ports::ports_of;
 use super::{Host, Progress};
@@ -72,6 +72,7 @@ impl Host {
                     .take()
                     .filter(|_| is_new && wait.until == Until::Login);
             }
+            self.learn_boot_set_of(&instance).await;
             self.begin(&instance, &attempt).await?
         };
         self.wait_for_login(&instance, (before, begun), &attempt)
@@ -151,10 +152,6 @@ impl Host {
         let mut record = record.ok_or_else(|| HostError::Busy(instance.name.to_string()))?;
         self.cut_power(instance)?;
         self.lay_ready(instance, &mut record, &patience)?;
-        // A deployment has brought it, or has all that it needs: it asks a registry for nothing that can be spared.
-        if record.ready_millis.is_some() {
-            self.learn_boot_set(&record);
-        }
         record.phase = Phase::Started;
         record.paused = false;
         self.keep(&instance.name, &record)?;
@@ -180,16 +177,7 @@ impl Host {
                 device
             }
         };
-        let reading = instance.live().boot_files.take();
-        let read = reading.and_then(|reading| self.runtime.block_on(reading).ok());
-        let files = match read.flatten() {
-            Some(files) => files,
-            None => {
-                let files = boot_files(device, self.runtime.clone(), patience.clone());
-                // A read that was given up shows as a disk that cannot be read.
-                files.map_err(|error| patience.over().unwrap_or(error.into()))?
-            }
-        };
+        let files = self.boot_files(instance, device, patience)?;
         write_boot_files(&instance.paths.boot(), &files)
     }
 
@@ -251,7 +239,6 @@ impl Host {
                 });
             }
         }
-        self.tell_of_boot(instance).await;
         let now = self.reads();
         let login = LoginTime {
             seconds: attempt.progress.seconds(),
@@ -259,6 +246,7 @@ impl Host {
             fetched_bytes: now.fetched - before.fetched,
             boot_set_bytes: now.boot_set - before.boot_set,
         };
+        self.tell_of_boot(instance).await;
         self.witness.noted.ready(login.seconds);
         let ready = EventKind::Ready {
             seconds: login.seconds,
@@ -393,20 +381,4 @@ pub(super) fn machine(
         memory,
         files: instance.paths.vm_files(),
     }
-}
-
-fn write_boot_files(dir: &Path, files: &BootFiles) -> HostResult<()> {
-    remove_dir(dir)?;
-    private_dir(dir).map_err(system("make", dir))?;
-    let named = [
-        ("kernel", Some(&files.kernel)),
-        ("initrd", files.initrd.as_ref()),
-    ];
-    for (name, bytes) in named {
-        if let Some(bytes) = bytes {
-            let path = dir.join(name);
-            fs::write(&path, bytes).map_err(system("write", &path))?;
-        }
-    }
-    Ok(())
 }

@@ -10,6 +10,12 @@ const LOOK_BACK: Duration = Duration::from_secs(30);
 /// Shortest time that tells a rate: some requests of a fill.
 const TELLING: Duration = Duration::from_secs(2);
 
+/// Bytes that tell a rate in that time, a request of a fill: with fewer it has hardly begun, and longer is waited.
+const TELLING_BYTES: u64 = 1 << 20;
+
+/// Time that tells a rate however little came.
+const TELLING_ANYWAY: Duration = Duration::from_secs(10);
+
 /// How often it is looked again: all chunks of a plan are looked up for that, which takes some milliseconds.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -41,7 +47,8 @@ impl Arrival {
         let (now, here) = self.0.back()?;
         let time = *now - *begun;
         let came = here.saturating_sub(*before);
-        if time < TELLING || came == 0 {
+        let is_much = came >= TELLING_BYTES || time >= TELLING_ANYWAY;
+        if time < TELLING || came == 0 || !is_much {
             return None;
         }
         let seconds = time.as_secs_f64() * bytes as f64 / came as f64;
@@ -54,29 +61,50 @@ impl Arrival {
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
     #[test]
     fn the_rest_takes_as_long_as_the_rate_of_the_last_half_minute_says() {
         let begun = Instant::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
         let mut arrival = Arrival::default();
         assert!(arrival.is_due(begun));
-        assert_eq!(arrival.left(1000), None, "nothing is known");
+        assert_eq!(arrival.left(1000 * MIB), None, "nothing is known");
         assert_eq!(arrival.left(0), Some(Duration::ZERO), "all is here");
-        arrival.note(at(0), 500);
+        arrival.note(at(0), 500 * MIB);
         assert!(!arrival.is_due(at(1)) && arrival.is_due(at(2)));
-        assert_eq!(arrival.left(1000), None, "no rate yet");
-        arrival.note(at(2), 700);
-        assert_eq!(arrival.left(1000), Some(Duration::from_secs(10)));
+        assert_eq!(arrival.left(1000 * MIB), None, "no rate yet");
+        arrival.note(at(2), 700 * MIB);
+        assert_eq!(arrival.left(1000 * MIB), Some(Duration::from_secs(10)));
         // It comes at half the rate from then on.
         for seconds in (4..=60).step_by(2) {
-            arrival.note(at(seconds), 600 + 50 * seconds);
+            arrival.note(at(seconds), (600 + 50 * seconds) * MIB);
         }
-        assert_eq!(arrival.left(1000), Some(Duration::from_secs(20)));
+        assert_eq!(arrival.left(1000 * MIB), Some(Duration::from_secs(20)));
         // Nothing comes any more, or it left the cache.
         for seconds in (62..=100).step_by(2) {
-            arrival.note(at(seconds), 3000);
+            arrival.note(at(seconds), 3000 * MIB);
         }
-        assert_eq!(arrival.left(1000), None);
+        assert_eq!(arrival.left(1000 * MIB), None);
         assert!(arrival.0.len() <= 16, "what is old is forgotten");
+    }
+
+    #[test]
+    fn a_fill_that_has_hardly_begun_says_no_time() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut arrival = Arrival::default();
+        arrival.note(at(0), 16 * MIB);
+        arrival.note(at(2), 16 * MIB + 300_000);
+        assert_eq!(arrival.left(20 * MIB), None);
+        arrival.note(at(4), 24 * MIB);
+        assert_eq!(arrival.left(20 * MIB), Some(Duration::from_secs(10)));
+        // Over a link so slow, it is told late.
+        let mut slow = Arrival::default();
+        slow.note(at(0), 0);
+        slow.note(at(8), 8000);
+        assert_eq!(slow.left(8000), None);
+        slow.note(at(10), 10_000);
+        assert_eq!(slow.left(8000), Some(Duration::from_secs(8)));
     }
 }

@@ -80,14 +80,15 @@ impl Host {
         let wake = self.wake(instance, (record, identity), &kept, attempt);
         match self.stage(&attempt.progress, Stage::Wake, wake).await {
             Ok(console) => {
-                self.tell_of_wake(&kept);
                 let this = instance.clone();
-                let fill = self.blocking(move |host| {
+                let behind = self.blocking(move |host| {
+                    tell_of_wake(&kept);
                     host.fill_memory(&this);
+                    host.learn_boot_set(&this);
                     Ok(())
                 });
                 // Without it, pages come when they are touched.
-                let _ = fill.await;
+                let _ = behind.await;
                 Ok(Warmed::Begun(console))
             }
             Err(error) => {
@@ -262,14 +263,6 @@ impl Host {
         })
     }
 
-    /// Tells what was read of a snapshot until its guest had its identity, for the next host.
-    fn tell_of_wake(&self, kept: &Kept) {
-        let Kept {
-            source, snapshot, ..
-        } = kept;
-        source.tell_of_boot(snapshot.image.id, &snapshot.trace);
-    }
-
     /// Brings the rest of the snapshot that the memory of an instance's machine is read from, if it is read from one: a guest
     /// that touches a page of it must not depend on a registry for long. Blocks.
     pub(in crate::host) fn fill_memory(&self, instance: &Instance) {
@@ -347,4 +340,12 @@ fn script_of(kept: &Kept, identity: &Identity) -> HostResult<Vec<u8>> {
 fn press_enter(console: &Path) -> io::Result<()> {
     let own = OwnSocket::open(console)?;
     UnixStream::connect(own.path())?.write_all(b"\n")
+}
+
+/// Tells what was read of a snapshot until its guest had its identity, for the next host. Blocks.
+fn tell_of_wake(kept: &Kept) {
+    let Kept {
+        source, snapshot, ..
+    } = kept;
+    source.tell_of_boot(snapshot.image.id, &snapshot.trace);
 }
