@@ -235,19 +235,17 @@ fn privileged_boot_a_guest_gets_an_earlier_disk_and_a_new_one_and_keeps_its_data
         ),
     )?;
 
-    // A copy of what it writes and syncs, line by line.
-    let write = "i=0; while :; do i=$((i+1)); echo $i >> /root/log; sync; done";
+    // A copy of what it writes and syncs, line by line; what is synced it notes in memory.
+    let write =
+        "i=0; while :; do i=$((i+1)); echo $i >> /root/log; sync; echo $i > /run/synced; done";
     vms.ssh(
         "a",
         &format!("nohup sh -c '{write}' >/dev/null 2>&1 & echo"),
     )?;
-    let lines = |vms: &Vms| -> Result<u64> {
-        let said = vms.ssh("a", "cat /root/log 2>/dev/null | wc -l")?;
-        Ok(said.trim().parse()?)
-    };
-    let before = lines(&vms)?;
+    let count = |command: &str| -> Result<u64> { Ok(vms.ssh("a", command)?.trim().parse()?) };
+    let before = count("until cat /run/synced 2>/dev/null | grep .; do :; done")?;
     vms.run(&["snapshot", "create", "a", "busy"])?;
-    let after = lines(&vms)?;
+    let after = count("wc -l < /root/log")?;
     ensure!(vms.state("a")? == "running");
     vms.ssh("a", "echo lost > /root/later; sync")?;
     vms.run(&["stop", "a", "--timeout", "120"])?;
@@ -258,7 +256,7 @@ fn privileged_boot_a_guest_gets_an_earlier_disk_and_a_new_one_and_keeps_its_data
     let mounted = LoopMount::new(&disk, "rw")?;
     let log = fs::read_to_string(mounted.path().join("root/log"))?;
     let there = log.lines().filter(|line| !line.is_empty()).count() as u64;
-    println!("{before} lines before the snapshot, {after} after it, {there} in it");
+    println!("{before} lines synced before the snapshot, {after} written after it, {there} in it");
     ensure!(there >= before && there <= after, "{there}");
     ensure!(!mounted.path().join("root/later").exists());
     mounted.unmount()?;
