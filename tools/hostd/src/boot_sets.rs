@@ -62,6 +62,7 @@ impl KnownBootSets {
     }
 }
 
+/// Puts it in, within [`MAX_KNOWN`].
 fn put(known: &mut HashMap<TemplateId, Known>, template: TemplateId, what: Known) {
     if known.len() >= MAX_KNOWN && !known.contains_key(&template) {
         known.clear();

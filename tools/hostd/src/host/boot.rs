@@ -19,6 +19,7 @@ use super::instance::Instance;
 
 /// What a machine boots, which is read while it is made.
 pub(super) struct BootReading {
+    plan: PlanId,
     /// What it is read from, and the machine's disk lies on: how long reads of it waited is the machine's.
     view: Arc<View>,
     files: JoinHandle<Option<BootFiles>>,
@@ -46,7 +47,7 @@ impl Host {
         let runtime = self.runtime.clone();
         let read = move || boot_files(disk, runtime, patience).ok();
         let files = self.runtime.spawn_blocking(read);
-        instance.live().boot_reading = Some(BootReading { view, files });
+        instance.live().boot_reading = Some(BootReading { plan, view, files });
         Ok(())
     }
 
@@ -59,7 +60,9 @@ impl Host {
     ) -> HostResult<Arc<View>> {
         let trace = {
             let live = instance.live();
-            if let Some(reading) = &live.boot_reading {
+            if let Some(reading) = &live.boot_reading
+                && reading.plan == plan
+            {
                 return Ok(reading.view.clone());
             }
             live.trace.clone()
